@@ -1,0 +1,94 @@
+"""Privacy-first synthesis of tables: declare what is public, spend a budget, sample, measure, and show an auditor why.
+
+The public names below are loaded on first use, so that `import tabveil` costs nothing and imports no library.
+
+Privacy: nothing here reads a table.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tabveil import errors
+    from tabveil.generators.base import create, load
+    from tabveil.ledger import Ledger
+    from tabveil.pipeline import evaluate, report, synthesize
+    from tabveil.records import Finding, PrivacyStatement, Score
+    from tabveil.schema import Schema
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Finding",
+    "Ledger",
+    "PrivacyStatement",
+    "Schema",
+    "Score",
+    "__version__",
+    "create",
+    "errors",
+    "evaluate",
+    "load",
+    "names",
+    "report",
+    "synthesize",
+]
+
+_HOMES = {
+    "Finding": "records",
+    "Ledger": "ledger",
+    "PrivacyStatement": "records",
+    "Schema": "schema",
+    "Score": "records",
+    "create": "generators.base",
+    "evaluate": "pipeline",
+    "load": "generators.base",
+    "report": "pipeline",
+    "synthesize": "pipeline",
+}
+"""The module each public name comes from."""
+
+_FAMILIES = ("generators", "metrics")
+
+
+def names(family: str = "generators") -> list[str]:
+    """Names of all plugins of `family`, "generators" or "metrics", in alphabetical order; imports none of them.
+
+    Raises:
+      UsageError: there is no such family.
+    """
+    from tabveil.errors import UsageError
+    from tabveil.registry import Registry
+
+    if family not in _FAMILIES:
+        raise UsageError(f"There is no family {family!r} of plugins: choose one of {', '.join(_FAMILIES)}.")
+    return Registry(f"tabveil.{family}", base="").names()
+
+
+def __getattr__(name: str) -> Any:
+    """The public name `name`, imported now; raises AttributeError for any other."""
+    if name == "errors":
+        return importlib.import_module("tabveil.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tabveil' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"tabveil.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Keeps `tabveil.report` the function: importing the package `tabveil.report` would bind that name to itself."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,195 @@
+"""From a public schema to the coarse domain a model works on, by charged histograms only.
+
+Numbers and dates are refined level by level: a column's grid is cut into at most `BRANCHES` pieces, the pieces whose noisy count
+is large are cut again, and so on down to single values, so that inflated values (the zeros of a capital gain) end as pieces of
+their own. The pieces are then joined, left to right, into cells of about equal mass; a single value that heavy stays alone, an
+atom. Within a cell, rows are drawn back by the pieces' noisy counts. Rare categories share one cell.
+
+How many levels there are follows from the schema alone; how pieces are cut follows from noisy counts that are already paid for.
+
+Privacy: adaptive composition of charged histograms (`mechanisms.PrivateRows.counts`) with noise fixed in advance; all else here
+is post-processing. Bounds, categories and resolutions are the schema's (traps A1, A2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tabveil.columns import Categorical, Column, Discrete, Grid
+from tabveil.encoding import Axis, Floats, size
+from tabveil.mechanisms import PrivateRows
+
+BRANCHES = 64
+"""Pieces one level cuts a piece into: three levels reach every value of a 200,000-value column."""
+
+FLAT = 256
+"""Columns with at most this many values are counted value by value in one level."""
+
+CUT_NOISE = 6.0
+"""A piece is cut again only when its count is above this many standard deviations of the noise."""
+
+
+def levels(column: Column) -> int:
+    """How many histograms refining `column` takes: 0 for listed values, else until the pieces are single values."""
+    if isinstance(column, Discrete):
+        return 0
+    values = size(column)
+    return 1 if values <= FLAT else math.ceil(math.log(values) / math.log(BRANCHES) - 1e-9)
+
+
+def level_label(column: Column, level: int) -> str:
+    """The label under which one refining histogram is charged."""
+    return f"histogram of {column.name!r}, level {level + 1} of {levels(column)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """A grid column cut into pieces with estimated counts: piece i holds codes edges[i] to edges[i + 1] - 1."""
+
+    edges: NDArray[np.int64]
+    counts: Floats
+
+
+def refine(column: Grid, rows: PrivateRows, *, sigma: float, cells: int) -> Pieces:
+    """Pieces of `column`, cut where the mass is, down to single values.
+
+    Args:
+      column: the column.
+      rows: private rows; one charged histogram per level, `level_label` names it.
+      sigma: the noise of each histogram, for the decision whether to cut.
+      cells: a piece is also left alone when it holds less than 1/(2 cells) of the mass.
+    """
+    pieces = _first(column, rows, FLAT if levels(column) == 1 else BRANCHES)
+    for level in range(1, levels(column)):
+        floor = max(CUT_NOISE * sigma, pieces.counts.sum() / (2 * cells))
+        heavy = (pieces.counts > floor) & (np.diff(pieces.edges) > 1)
+        if not heavy.any():  # what is left of the charge stays unused
+            break
+        pieces = _cut(column, rows, pieces, (heavy, level))
+    return pieces
+
+
+def _first(column: Grid, rows: PrivateRows, branches: int) -> Pieces:
+    edges = _split(0, column.units, branches)
+    leaves = len(edges) - 1
+    cell = np.append(np.arange(leaves), leaves) if column.nullable else np.arange(leaves)
+    axis = Axis(column, edges, cell, np.ones(len(cell)))
+    counts = rows.counts([axis], label=level_label(column, 0))
+    rows.forget([axis])
+    return Pieces(edges, counts[:leaves].astype(np.float64))
+
+
+def _split(low: int, high: int, branches: int) -> NDArray[np.int64]:
+    """Edges of at most `branches` nearly equal pieces of the codes low to high - 1, in exact integer arithmetic."""
+    width, steps = high - low, min(branches, high - low)
+    return np.array([low + width * i // steps for i in range(steps + 1)], dtype=np.int64)
+
+
+def _cut(column: Grid, rows: PrivateRows, pieces: Pieces, order: tuple[NDArray[np.bool_], int]) -> Pieces:
+    """Cut the heavy pieces; the new counts are shifted evenly so that they add up to the old piece's (Hay et al. 2010, 4.1)."""
+    heavy, level = order
+    parts = [
+        _split(int(low), int(high), BRANCHES) if cut else np.array([low, high])
+        for low, high, cut in zip(pieces.edges[:-1], pieces.edges[1:], heavy, strict=True)
+    ]
+    widths = np.array([len(p) - 1 for p in parts])
+    edges = np.concatenate([parts[0][:1], *[p[1:] for p in parts]])
+    fresh = np.repeat(heavy, widths)
+    missing = [-1] if column.nullable else []
+    cell = np.append(np.where(fresh, np.cumsum(fresh) - 1, -1), missing).astype(np.int64)
+    axis = Axis(column, edges, cell, np.ones(len(cell)))
+    noisy = rows.counts([axis], label=level_label(column, level))
+    rows.forget([axis])
+    counts = np.repeat(pieces.counts, widths)
+    owner = np.repeat(np.arange(len(widths)), widths)[fresh]
+    gap = pieces.counts - np.bincount(owner, weights=noisy, minlength=len(widths))
+    counts[fresh] = noisy + (gap / widths)[owner]
+    return Pieces(edges, counts)
+
+
+def binned(column: Grid, pieces: Pieces, cells: int) -> Axis:
+    """The axis that joins `pieces` into at most about `cells` cells of equal mass, heavy single values left alone.
+
+    Missing, where the column may be missing, has a cell of its own, the last.
+    """
+    mass = np.maximum(pieces.counts, 0.0)
+    goal = max(mass.sum() / cells, np.finfo(float).tiny)
+    cell = _equal_mass(mass, goal)
+    weight = mass
+    if column.nullable:
+        cell, weight = np.append(cell, cell[-1] + 1), np.append(weight, 1.0)
+    return Axis(column, pieces.edges, cell, weight)
+
+
+def _equal_mass(mass: Floats, goal: float) -> NDArray[np.int64]:
+    """Cell numbers, rising from 0: a cell closes when it reaches `goal`; a piece that reaches it alone stays alone."""
+    cell = np.zeros(len(mass), dtype=np.int64)
+    number, held = 0, 0.0
+    for i, m in enumerate(mass.tolist()):
+        alone = m >= goal
+        if i and (held >= goal or (alone and held > 0)):
+            number, held = number + 1, 0.0
+        cell[i] = number
+        held += m
+    return cell
+
+
+def without_rare(axis: Axis, counts: Floats, threshold: float) -> tuple[Axis, NDArray[np.int64]]:
+    """The axis with cells below `threshold` joined (listed values into one cell, neighbouring bins with each other), and the new
+    cell of each old one.
+
+    Cells joined are drawn back by their noisy counts (McKenna, Miklau, Sheldon 2021, "Winning the NIST contest", 3.3, draws them
+    back evenly). The missing cell joins only other listed values.
+    """
+    if isinstance(axis.column, Categorical) and not axis.column.ordered:
+        groups = _rare_together(counts, threshold)
+    elif isinstance(axis.column, Discrete):
+        groups = np.arange(axis.size)
+    else:
+        groups = _rare_with_neighbour(counts, threshold, fixed=1 if axis.column.nullable else 0)
+    joined = axis.merged(groups)
+    if isinstance(axis.column, Discrete):
+        joined = Axis(axis.column, joined.edges, joined.cell, np.maximum(counts[axis.cell], 0.0))
+    return joined, groups
+
+
+def _rare_together(counts: Floats, threshold: float) -> NDArray[np.int64]:
+    rare = counts < threshold
+    if rare.sum() < 2:
+        return np.arange(len(counts))
+    return np.where(rare, (~rare).sum(), np.cumsum(~rare) - 1)
+
+
+def _rare_with_neighbour(counts: Floats, threshold: float, *, fixed: int) -> NDArray[np.int64]:
+    """Ordered cells joined left to right until each group holds `threshold`; the last `fixed` cells stay as they are."""
+    free = len(counts) - fixed
+    groups = _at_least(counts[:free], threshold)
+    return np.append(groups, groups.max(initial=-1) + 1 + np.arange(fixed)).astype(np.int64)
+
+
+def _at_least(counts: Floats, threshold: float) -> NDArray[np.int64]:
+    group = np.zeros(len(counts), dtype=np.int64)
+    number, held = 0, 0.0
+    for i, count in enumerate(counts.tolist()):
+        group[i] = number
+        held += count
+        if held >= threshold:
+            number, held = number + 1, 0.0
+    if held < threshold and number:
+        group[group == number] = number - 1
+    return group
+
+
+def start_axes(
+    columns: Sequence[Column], rows: PrivateRows, *, sigma: float, cells: int
+) -> list[Axis]:
+    """One axis per column: listed values as they are, numbers refined and binned into about `cells` cells."""
+    return [
+        binned(c, refine(c, rows, sigma=sigma, cells=cells), cells) if isinstance(c, Grid) else Axis.singles(c)
+        for c in columns
+    ]

@@ -1,0 +1,343 @@
+"""Table <-> codes: a pure function of declared columns and of charged histograms.
+
+A *code* is a column's own numbering of its values: the label's index (categorical, boolean) or the step number from the low
+bound (integer, decimal, date, datetime). One more code, `size(column)`, means missing. An `Axis` then cuts a column's codes
+into *cells*, the coarse domain a model works on, by way of *leaves*, the finest pieces any charged histogram knows.
+
+Privacy: nothing is learned here. Encoding a row looks at that row and at public column definitions only, so adding or removing
+one row changes one row of codes (traps A1, A2). What an `Axis` knows about the data it got from charged counts.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, singledispatch
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tabveil.columns import Boolean, Categorical, Column, Date, Datetime, Decimal, Discrete, Grid, Identifier, Integer
+from tabveil.errors import DataError
+
+Codes = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+INVALID = -1
+"""The code of a value that its column does not allow."""
+
+
+def size(column: Column) -> int:
+    """Number of values `column` can show, missing not counted; also the code that means missing."""
+    if isinstance(column, Discrete):
+        return len(column.labels)
+    if isinstance(column, Grid):
+        return column.units
+    raise DataError(f"Column {column.name!r} is an identifier: it is never encoded.")
+
+
+def encode(column: Column, values: pd.Series) -> Codes:
+    """Codes of `values`, shape (rows,), with the column's rule for invalid values applied.
+
+    Args:
+      column: any learned column.
+      values: raw text or typed values.
+
+    Raises:
+      DataError: a value is invalid and the column says to refuse it.
+
+    Privacy: row by row, from public definitions; the error names the column and the rule, never a value.
+    """
+    codes, bad = parse(column, values)
+    if not bad.any():
+        return codes
+    if isinstance(column, Categorical) and column.catch_all is not None:
+        replacement = len(column.categories)
+    elif column.nullable and column.invalid in ("missing", "clip"):
+        replacement = size(column)
+    else:
+        raise DataError(refusal(column))
+    codes[bad] = replacement
+    return codes
+
+
+def refusal(column: Column) -> str:
+    """The sentence for a column that met a value it refuses."""
+    if isinstance(column, Discrete):
+        fix = "name a 'catch_all', list the value, or declare 'missing' texts and 'invalid: missing'"
+        return f"Column {column.name!r} holds a value that its schema does not list: {fix}."
+    fix = "declare which texts mean missing ('missing'), widen the bounds, or use 'invalid: clip'"
+    return f"Column {column.name!r} holds a value that is missing, no {column.kind}, or outside its bounds: {fix}."
+
+
+def parse(column: Column, values: pd.Series) -> tuple[Codes, NDArray[np.bool_]]:
+    """Codes with out-of-bounds numbers clipped, and a mask of the rows whose value is invalid (their code is INVALID).
+
+    A number outside its bounds counts as invalid unless the column says `clip`.
+    """
+    null = _missing(column, values)
+    codes = _codes(column, values)
+    codes[null] = size(column) if column.nullable else INVALID
+    return codes, codes == INVALID
+
+
+def _missing(column: Column, values: pd.Series) -> NDArray[np.bool_]:
+    null = values.isna().to_numpy(dtype=bool)
+    if column.missing and not pd.api.types.is_numeric_dtype(values.dtype):
+        null = null | values.isin(column.missing).to_numpy(dtype=bool)
+    return null
+
+
+def _texts(values: pd.Series) -> pd.Series:
+    """Values as text; whole numbers lose a trailing .0, since 1 and 1.0 are the same category."""
+    if pd.api.types.is_bool_dtype(values.dtype):
+        return values.astype("boolean").astype("string").str.lower().astype(object)
+    if pd.api.types.is_float_dtype(values.dtype) and bool((values.dropna() % 1 == 0).all()):
+        return values.astype("Float64").astype("Int64").astype("string").astype(object)
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(object)
+    return values if pd.api.types.infer_dtype(values, skipna=True) == "string" else values.astype("string").astype(object)
+
+
+@singledispatch
+def _codes(column: Column, values: pd.Series) -> Codes:
+    """Codes of `values`, INVALID where the column does not allow them; missing cells are the caller's business."""
+    raise DataError(f"Column {column.name!r} is of kind {column.kind!r}: it is never encoded.")
+
+
+@_codes.register
+def _(column: Categorical, values: pd.Series) -> Codes:
+    index = pd.Index(column.labels, dtype=object)
+    return index.get_indexer(pd.Index(_texts(values), dtype=object)).astype(np.int64)
+
+
+@_codes.register
+def _(column: Boolean, values: pd.Series) -> Codes:
+    table = {t.lower(): 1 for t in column.true} | {t.lower(): 0 for t in column.false}
+    texts = _texts(values).map(lambda t: t.lower() if isinstance(t, str) else t)
+    return texts.map(table).fillna(INVALID).to_numpy(dtype=np.int64)
+
+
+@_codes.register
+def _(column: Integer, values: pd.Series) -> Codes:
+    return _to_grid(column, np.round(_numbers(values)) - column.low)
+
+
+@_codes.register
+def _(column: Decimal, values: pd.Series) -> Codes:
+    scale = 10**column.decimals
+    return _to_grid(column, np.round(_numbers(values) * scale) - round(column.low * scale))
+
+
+@_codes.register
+def _(column: Date, values: pd.Series) -> Codes:
+    return _to_grid(column, np.floor((_seconds(values, column.format) - _stamp(column.low)) / 86_400))
+
+
+@_codes.register
+def _(column: Datetime, values: pd.Series) -> Codes:
+    return _to_grid(column, np.floor((_seconds(values, column.format) - _stamp(column.low)) / column.resolution))
+
+
+def _numbers(values: pd.Series) -> Floats:
+    return pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _to_grid(column: Grid, steps: Floats) -> Codes:
+    """Step numbers as codes: not-a-number is invalid, outside the grid is clipped or invalid as the column says."""
+    top = column.units - 1
+    bad = np.isnan(steps)
+    if column.invalid != "clip":
+        bad |= (steps < 0) | (steps > top)
+    codes = np.clip(np.where(bad, 0.0, steps), 0, top).astype(np.int64)
+    codes[bad] = INVALID
+    return codes
+
+
+def _stamp(moment: dt.date | dt.datetime) -> int:
+    return int(np.datetime64(moment, "s").astype(np.int64))
+
+
+def _seconds(values: pd.Series, pattern: str) -> Floats:
+    """Seconds since 1970, NaN where `values` holds no date; years 1 to 9999, which nanoseconds would not hold."""
+    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+        zoned = getattr(values.dt, "tz", None) is not None
+        stamps = (values.dt.tz_convert(None) if zoned else values).to_numpy().astype("datetime64[s]")
+    else:
+        stamps = _parse_stamps(values, pattern)
+    return np.where(np.isnat(stamps), np.nan, stamps.astype(np.int64).astype(np.float64))
+
+
+def _parse_stamps(values: pd.Series, pattern: str) -> NDArray[np.datetime64]:
+    try:
+        array = pa.array(values, from_pandas=True)
+    except pa.ArrowInvalid:
+        array = pa.array(values.astype("string"), from_pandas=True)
+    if pa.types.is_null(array.type):
+        return np.full(len(values), np.datetime64("NaT", "s"))
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        if "%f" in pattern:
+            return pd.to_datetime(values, format=pattern, errors="coerce").to_numpy().astype("datetime64[s]")
+        array = pc.strptime(array, format=pattern, unit="s", error_is_null=True)
+    elif not pa.types.is_temporal(array.type):
+        return np.full(len(values), np.datetime64("NaT", "s"))
+    stamps = array.cast(pa.timestamp("s"), safe=False).to_numpy(zero_copy_only=False)
+    return np.asarray(stamps, dtype="datetime64[s]")
+
+
+@singledispatch
+def decode(column: Column, codes: Codes) -> pd.Series:
+    """Values of `codes` in the published form: text, "boolean", int64 (Int64 where a cell may be missing), float64 rounded
+    to the column's decimals, datetime64[s].
+
+    Args:
+      column: any learned column.
+      codes: shape (rows,), 0 to size(column), the latter meaning missing.
+    """
+    raise DataError(f"Column {column.name!r} is of kind {column.kind!r}: it is never decoded.")
+
+
+@decode.register
+def _(column: Categorical, codes: Codes) -> pd.Series:
+    values = np.array([*column.labels, None], dtype=object)
+    return pd.Series(values[codes], name=column.name, dtype=object)
+
+
+@decode.register
+def _(column: Boolean, codes: Codes) -> pd.Series:
+    return pd.Series(pd.arrays.BooleanArray(codes == 1, codes == 2), name=column.name)
+
+
+@decode.register
+def _(column: Integer, codes: Codes) -> pd.Series:
+    values = codes + column.low
+    if not column.nullable:
+        return pd.Series(values, name=column.name)
+    return pd.Series(pd.arrays.IntegerArray(values, codes == column.units), name=column.name)
+
+
+@decode.register
+def _(column: Decimal, codes: Codes) -> pd.Series:
+    scale = 10**column.decimals
+    values = np.round((codes + round(column.low * scale)) / scale, column.decimals)
+    values[codes == column.units] = np.nan
+    return pd.Series(np.clip(values, column.low, column.high), name=column.name)
+
+
+@decode.register
+def _(column: Date, codes: Codes) -> pd.Series:
+    return _decode_stamps(column, _stamp(column.low) + codes * 86_400, codes)
+
+
+@decode.register
+def _(column: Datetime, codes: Codes) -> pd.Series:
+    return _decode_stamps(column, _stamp(column.low) + codes * column.resolution, codes)
+
+
+def _decode_stamps(column: Grid, seconds: Codes, codes: Codes) -> pd.Series:
+    stamps = seconds.astype("datetime64[s]")
+    stamps[codes == column.units] = np.datetime64("NaT")
+    return pd.Series(stamps, name=column.name)
+
+
+def name_rows(column: Identifier, rows: int) -> pd.Series:
+    """Made-up names for `rows` synthetic rows, numbered from 1: they say nothing about any real row."""
+    return pd.Series([column.pattern.format(n=n) for n in range(1, rows + 1)], name=column.name, dtype=object)
+
+
+def conform(columns: Sequence[Column], frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` in the published form, column by column in schema order, invalid values treated as each column says.
+
+    Identifiers are carried over as text. Raises DataError as `encode` does.
+    """
+    parts = [
+        frame[c.name].astype("string").astype(object).reset_index(drop=True)
+        if isinstance(c, Identifier)
+        else decode(c, encode(c, frame[c.name]))
+        for c in columns
+    ]
+    return pd.concat(parts, axis=1) if parts else pd.DataFrame(index=range(len(frame)))
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One column's codes cut into cells.
+
+    Attributes:
+      column: what is cut.
+      edges: shape (leaves + 1,), rising codes: leaf i holds the codes edges[i] to edges[i + 1] - 1. Missing, where the column
+        may be missing, is one leaf more, the last. Covers all codes from edges[0] to edges[-1] - 1; others are in no leaf.
+      cell: shape (leaves,), the cell of each leaf, or -1 for a leaf that is not counted.
+      weight: shape (leaves,), how likely each leaf is within its cell, up to a factor; >= 0. Within a leaf codes are even.
+    """
+
+    column: Column
+    edges: NDArray[np.int64]
+    cell: NDArray[np.int64]
+    weight: Floats
+
+    @classmethod
+    def singles(cls, column: Column) -> Axis:
+        """Every code its own cell, missing the last one: for columns with few values."""
+        values = size(column)
+        leaves = values + column.nullable
+        return cls(column, np.arange(values + 1), np.arange(leaves), np.ones(leaves))
+
+    @cached_property
+    def size(self) -> int:
+        """Number of cells."""
+        return int(self.cell.max(initial=-1)) + 1
+
+    @property
+    def leaves(self) -> int:
+        """Number of leaves, the missing one counted."""
+        return len(self.cell)
+
+    def cells(self, codes: Codes) -> Codes:
+        """Cell of each code, shape (rows,); -1 for a code in no counted leaf."""
+        leaf = np.searchsorted(self.edges, codes, side="right") - 1
+        inside = (leaf >= 0) & (codes < self.edges[-1])
+        if self.column.nullable:
+            missing = codes == size(self.column)
+            leaf, inside = np.where(missing, self.leaves - 1, leaf), inside | missing
+        return np.where(inside, self.cell[np.where(inside, leaf, 0)], -1)
+
+    def merged(self, groups: NDArray[np.int64]) -> Axis:
+        """The axis with cell c renamed groups[c], so that cells of one group become one cell."""
+        return Axis(self.column, self.edges, groups[self.cell], self.weight)
+
+    def draw(self, cells: Codes, rng: np.random.Generator) -> Codes:
+        """Codes drawn for `cells`, shape (rows,): a leaf by weight, then evenly within the leaf."""
+        leaf = self._draw_leaf(cells, rng)
+        codes = np.append(self.edges[:-1], size(self.column))[leaf]
+        widths = np.append(np.diff(self.edges), 1)[leaf]
+        wide = widths > 1
+        if wide.any():
+            codes[wide] += rng.integers(0, widths[wide])
+        return codes
+
+    def _draw_leaf(self, cells: Codes, rng: np.random.Generator) -> NDArray[np.int64]:
+        order, ends, first = self._table
+        lone = (np.diff(first) == 1)[cells]
+        leaf = order[first[cells]]
+        if not lone.all():
+            some = cells[~lone]
+            low, high = np.append(0.0, ends)[first[some]], ends[first[some + 1] - 1]
+            spot = np.searchsorted(ends, low + (high - low) * rng.random(len(some)), side="right")
+            leaf[~lone] = order[np.clip(spot, first[some], first[some + 1] - 1)]
+        return leaf
+
+    @cached_property
+    def _table(self) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
+        """Leaves sorted by cell, running sum of their weights, and where each cell starts."""
+        order = np.argsort(self.cell, kind="stable")
+        order = order[np.searchsorted(self.cell[order], 0) :]
+        first = np.searchsorted(self.cell[order], np.arange(self.size + 1))
+        weight = self.weight[order]
+        total = np.add.reduceat(weight, first[:-1]) if len(weight) else weight
+        even = (total <= 0)[self.cell[order]]
+        return order, np.cumsum(np.where(even, 1.0, weight)), first

@@ -1,0 +1,140 @@
+"""What the marginal generators share: dividing a budget among charged queries, and saving axes.
+
+Privacy: `divide` turns (epsilon, delta) into noise levels from the schema alone, and the ledger charges exactly these events.
+Everything else is post-processing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dp_accounting import DpEvent, NonPrivateDpEvent
+
+from tabveil import accounting
+from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent, Spend
+from tabveil.columns import Column
+from tabveil.domains import level_label, levels
+from tabveil.encoding import Axis
+from tabveil.graphical_model import GraphicalModel, JunctionTree
+from tabveil.samplers import MAX_SIGMA, MIN_SIGMA, representable
+from tabveil.schema import Schema
+
+Arrays = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share of the budget for queries of one kind.
+
+    Attributes:
+      labels: one label per query.
+      share: part of the budget (of rho where delta > 0, of epsilon where delta is 0); the shares of all parts sum to 1.
+      choice: True for report-noisy-max, False for noisy counts.
+    """
+
+    labels: tuple[str, ...]
+    share: float
+    choice: bool = False
+
+
+def divide(parts: Sequence[Part], schema: Schema, *, epsilon: float, delta: float) -> tuple[Spend, ...]:
+    """Charged steps for `parts`, as cheap in noise as (epsilon, delta) allows and never above it.
+
+    With delta > 0 counts get discrete Gaussian noise with rho in proportion to the share (Canonne, Kamath, Steinke 2020, Theorem
+    14) and choices epsilon_0 = sqrt(8 rho); one common noise scale is then solved for by the accountant. With delta = 0
+    counts get discrete Laplace noise and epsilons are added up.
+    """
+    asked = [p for p in parts if p.labels]
+    weight = sum(p.share for p in asked)
+    if delta == 0:
+        return _spends(asked, lambda p: _pure(p, epsilon * p.share / weight / len(p.labels), schema.contributions))
+
+    def scaled(scale: float) -> tuple[Spend, ...]:
+        return _spends(asked, lambda p: _zero_concentrated(p, p.share / weight / len(p.labels) / scale**2, schema.contributions))
+
+    best = accounting.calibrate(lambda scale: accounting.event_of(scaled(scale)), epsilon, delta)
+    return scaled(best)
+
+
+def _spends(parts: Sequence[Part], price: Callable[[Part], DpEvent]) -> tuple[Spend, ...]:
+    return tuple(Spend(label, event) for part in parts for event in [price(part)] for label in part.labels)
+
+
+def _pure(part: Part, epsilon: float, contributions: int) -> DpEvent:
+    if part.choice:
+        return ExponentialMechanismDpEvent(epsilon)
+    return DiscreteLaplaceDpEvent(contributions / epsilon, contributions)
+
+
+def _zero_concentrated(part: Part, rho: float, contributions: int) -> DpEvent:
+    if part.choice:
+        return ExponentialMechanismDpEvent(math.sqrt(8 * rho))
+    sigma = contributions / math.sqrt(2 * rho)
+    drawn_exactly = representable(sigma) if MIN_SIGMA <= sigma <= MAX_SIGMA / 2 else sigma
+    return DiscreteGaussianDpEvent(drawn_exactly, contributions)
+
+
+def deviation(event: DpEvent) -> float:
+    """Standard deviation of the noise of one counted cell; 1e-6 stands in where there is none."""
+    if isinstance(event, DiscreteGaussianDpEvent):
+        return float(event.sigma)
+    if isinstance(event, DiscreteLaplaceDpEvent):
+        return math.sqrt(2) * float(event.scale)
+    return 1e-6
+
+
+def noise_of(spends: Sequence[Spend], label: str) -> float:
+    """The noise charged under `label`; of a plan that is not private, none."""
+    found: DpEvent = next((s.event for s in spends if s.label == label), NonPrivateDpEvent())
+    return deviation(found)
+
+
+def refining(schema: Schema, share: float) -> Part:
+    """The part of a plan that `domains.start_axes` asks for."""
+    labels = tuple(level_label(c, i) for c in schema.learned for i in range(levels(c)))
+    return Part(labels, share)
+
+
+def refining_noise(schema: Schema, spends: Sequence[Spend]) -> float:
+    """The noise of every refining histogram, 0 where there is none to refine."""
+    labels = refining(schema, 0.0).labels
+    return noise_of(spends, labels[0]) if labels else 0.0
+
+
+def one_way_label(column: Column) -> str:
+    """Label of a column's final one-way marginal."""
+    return f"counts of {column.name!r}"
+
+
+def pack_axes(axes: Sequence[Axis]) -> Arrays:
+    """Axes as arrays, to be saved."""
+    packed: Arrays = {}
+    for i, axis in enumerate(axes):
+        packed |= {f"axis{i}_edges": axis.edges, f"axis{i}_cell": axis.cell, f"axis{i}_weight": axis.weight}
+    return packed
+
+
+def unpack_axes(schema: Schema, arrays: Mapping[str, Any]) -> list[Axis]:
+    """Undo `pack_axes`."""
+    return [
+        Axis(c, arrays[f"axis{i}_edges"], arrays[f"axis{i}_cell"], arrays[f"axis{i}_weight"])
+        for i, c in enumerate(schema.learned)
+    ]
+
+
+def pack_model(model: GraphicalModel) -> tuple[Arrays, dict[str, Any]]:
+    """A graphical model as arrays and JSON values."""
+    arrays = {f"potential{i}": p for i, p in enumerate(model.potentials)}
+    tree = {"cliques": [list(c) for c in model.tree.cliques], "parents": list(model.tree.parents)}
+    return arrays, {"sizes": list(model.sizes), "total": model.total, **tree}
+
+
+def unpack_model(arrays: Mapping[str, Any], state: Mapping[str, Any]) -> GraphicalModel:
+    """Undo `pack_model`."""
+    tree = JunctionTree(tuple(tuple(c) for c in state["cliques"]), tuple(state["parents"]))
+    potentials = [np.asarray(arrays[f"potential{i}"], dtype=np.float64) for i in range(len(tree.cliques))]
+    return GraphicalModel(state["sizes"], tree, potentials, state["total"])

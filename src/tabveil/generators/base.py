@@ -1,0 +1,378 @@
+"""What every generator is: a plan, a price, a fit that pays first, and samples that are free.
+
+Privacy: `fit` checks structure only (names, approval, delta), commits the whole plan to the ledger, and then hands rows to the
+subclass behind a `PrivateRows`, which gives out nothing but charged answers. A fitted generator holds charged answers and public
+knowledge; sampling from it is post-processing. Neighbouring tables differ by adding or removing one unit.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+from dp_accounting import DpEvent, NonPrivateDpEvent
+from numpy.typing import NDArray
+
+from tabveil import accounting
+from tabveil.accounting import Spend
+from tabveil.columns import Identifier
+from tabveil.encoding import Codes, decode, name_rows
+from tabveil.generators import generators
+from tabveil.errors import DataError, LedgerError, UsageError
+from tabveil.ledger import Ledger, Receipt
+from tabveil.mechanisms import PrivateRows, noise_is_seeded
+from tabveil.records import RELATION, PrivacyStatement
+from tabveil.schema import Schema
+from tabveil.tables import Table, open_table, write_bytes, write_text
+
+Arrays = dict[str, NDArray[Any]]
+Progress = Callable[[str, float], None]
+"""Told what is being done and which share of it, 0 to 1; neither depends on the data."""
+
+FORMAT = 1
+"""Version of the saved folder's layout."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a fit will do and cost, from public knowledge alone.
+
+    Attributes:
+      generator: plugin name.
+      epsilon, delta: what the user allows; epsilon inf means not private.
+      spends: every charged step with its label; empty where epsilon is inf.
+    """
+
+    generator: str
+    epsilon: float
+    delta: float
+    spends: tuple[Spend, ...]
+
+    @property
+    def private(self) -> bool:
+        """Whether anything is promised."""
+        return math.isfinite(self.epsilon)
+
+    @property
+    def event(self) -> DpEvent:
+        """All steps as one event."""
+        return accounting.event_of(self.spends) if self.private else NonPrivateDpEvent()
+
+    @property
+    def cost(self) -> float:
+        """The epsilon the steps add up to at `delta`; never above `epsilon`."""
+        return accounting.epsilon(self.event, self.delta) if self.private else math.inf
+
+
+def check_epsilon(epsilon: float) -> float:
+    """`epsilon` if it is a number above 0 (inf allowed); raises UsageError otherwise."""
+    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or math.isnan(epsilon) or epsilon <= 0:
+        raise UsageError("epsilon must be a number above 0; write inf to say that nothing is private.")
+    return float(epsilon)
+
+
+def check_delta(delta: float | None, epsilon: float) -> float:
+    """`delta` if it is a number from 0 to below 1; raises UsageError otherwise, or where a private fit has none."""
+    if delta is None:
+        if math.isfinite(epsilon):
+            raise UsageError("delta must be given: 0 for pure differential privacy, else well below 1 / rows, such as 1e-6.")
+        return 0.0
+    if isinstance(delta, bool) or not isinstance(delta, int | float) or not 0 <= delta < 1:
+        raise UsageError("delta must be a number from 0 to below 1.")
+    return float(delta)
+
+
+def whole(name: str, value: int, low: int, high: int) -> int:
+    """`value` if it is a whole number from `low` to `high`; raises UsageError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+        raise UsageError(f"{name} must be a whole number from {low} to {high}.")
+    return int(value)
+
+
+class Generator(ABC):
+    """Base of all generators.
+
+    Args:
+      epsilon: privacy budget of one fit, above 0; math.inf says aloud that nothing is private.
+      delta: in [0, 1); asked for wherever epsilon is finite; at most 1 / public_rows.
+      random_state: repeats initialisation and sampling. Privacy noise cannot be seeded.
+      progress: called as progress(stage, share).
+
+    Raises:
+      UsageError: an argument out of its range.
+    """
+
+    guarantee: ClassVar[str] = ""
+    """One sentence: what makes this generator private."""
+
+    def __init__(
+        self,
+        *,
+        epsilon: float,
+        delta: float | None = None,
+        random_state: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.epsilon = check_epsilon(epsilon)
+        self.delta = check_delta(delta, self.epsilon)
+        self.random_state = random_state
+        self.progress = progress
+        self._schema: Schema | None = None
+        self._statement: PrivacyStatement | None = None
+
+    @classmethod
+    def plugin_name(cls) -> str:
+        """The name this generator is registered under: its file's."""
+        return cls.__module__.rsplit(".", 1)[-1]
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """Constructor arguments, as scikit-learn's get_params lists them."""
+        return tuple(p for p in inspect.signature(cls.__init__).parameters if p != "self")
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Constructor arguments and their values, as scikit-learn's."""
+        return {name: getattr(self, name) for name in self.option_names()}
+
+    def set_params(self, **params: Any) -> Self:
+        """Set constructor arguments, checked as the constructor does; the generator must be fitted again."""
+        unknown = sorted(set(params) - set(self.option_names()))
+        if unknown:
+            raise UsageError(f"{self.plugin_name()} has no option {', '.join(unknown)}.")
+        self.__init__(**{**self.get_params(), **params})  # type: ignore[misc]
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(epsilon={self.epsilon:g}, delta={self.delta:g})"
+
+    @abstractmethod
+    def _spends(self, schema: Schema) -> tuple[Spend, ...]:
+        """The charged steps of a private fit under `schema`, adding up to at most epsilon at delta."""
+
+    @abstractmethod
+    def _learn(self, rows: PrivateRows, plan: Plan) -> None:
+        """Fit to charged answers of `rows`."""
+
+    @abstractmethod
+    def _draw(self, rows: int, rng: np.random.Generator) -> Mapping[str, Codes]:
+        """Codes of `rows` synthetic rows for every learned column."""
+
+    @abstractmethod
+    def _default_rows(self) -> int:
+        """How many rows to sample where nobody says: an estimate from charged answers."""
+
+    @abstractmethod
+    def _state(self) -> tuple[Arrays, dict[str, Any]]:
+        """What a saved model needs: arrays, and JSON values."""
+
+    @abstractmethod
+    def _restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
+        """Undo `_state`; `self.schema` is set already."""
+
+    def plan(self, schema: Schema) -> Plan:
+        """The price of a fit under `schema`, before any data.
+
+        Raises:
+          SchemaError: a private fit under a draft.
+          UsageError: delta above 1 / public_rows.
+        """
+        if not math.isfinite(self.epsilon):
+            return Plan(self.plugin_name(), math.inf, self.delta, ())
+        schema.require_approved()
+        if schema.public_rows is not None and self.delta > 1 / schema.public_rows:
+            raise UsageError(
+                f"delta must be at most 1 / public_rows = {1 / schema.public_rows:.3g}: above it, publishing whole rows at "
+                "random would count as private."
+            )
+        return Plan(self.plugin_name(), self.epsilon, self.delta, self._spends(schema))
+
+    def fit(
+        self, table: Any, schema: Schema, *, ledger: Ledger | None = None, dataset: str | None = None
+    ) -> Self:
+        """Learn from `table`, once it is paid for.
+
+        Args:
+          table: what `open_table` takes: a DataFrame, a path, a Table.
+          schema: approved public knowledge.
+          ledger, dataset: the account that pays; needed wherever epsilon is finite.
+
+        Raises:
+          SchemaError, DataError, UsageError: before anything is charged where structure is wrong (a column missing); after it
+            where a row holds a value that its column refuses.
+          BudgetExceededError, LedgerError: before anything is read.
+        """
+        source = open_table(table)
+        schema.check_columns(source.columns)
+        plan = self.plan(schema)
+        receipt = self._pay(plan, ledger, dataset)
+        self._fit_paid(source, schema, (plan, receipt))
+        self._statement = self._state_privacy(plan, schema, dataset)
+        return self
+
+    def _fit_paid(self, source: Table, schema: Schema, paid: tuple[Plan, Receipt]) -> None:
+        plan, receipt = paid
+        self._schema = schema
+        try:
+            self._learn(PrivateRows(source, schema, receipt), plan)
+        except BaseException:
+            self._schema = None
+            raise
+
+    def _pay(self, plan: Plan, ledger: Ledger | None, dataset: str | None) -> Receipt:
+        if not plan.private:
+            if ledger is not None and dataset is not None:
+                ledger.record(dataset, label=f"{plan.generator}, not private")
+            return Receipt.uncharged()
+        if ledger is None or dataset is None:
+            raise LedgerError("A private fit needs an account that pays: give ledger= and dataset=.")
+        return ledger.charge(dataset, plan.spends, label=f"{plan.generator} fit")
+
+    def _state_privacy(self, plan: Plan, schema: Schema, dataset: str | None) -> PrivacyStatement:
+        return PrivacyStatement(
+            epsilon=plan.cost,
+            delta=plan.delta,
+            unit=schema.unit,
+            relation=RELATION,
+            events=tuple(
+                accounting.event_to_dict(s.event) | {"label": s.label, "count": s.count} for s in plan.spends
+            ),
+            accountant=accounting.ACCOUNTANT if plan.private else "none",
+            theorem=accounting.COMPOSITION if plan.private else "none",
+            dataset=dataset,
+            outside=outside(schema),
+            release=not noise_is_seeded(),
+        )
+
+    def _tell(self, stage: str, share: float) -> None:
+        if self.progress is not None:
+            self.progress(stage, share)
+
+    @property
+    def schema(self) -> Schema:
+        """The schema of the fit; raises UsageError before one."""
+        if self._schema is None:
+            raise UsageError(f"{type(self).__name__} is not fitted yet: call fit first.")
+        return self._schema
+
+    @property
+    def statement(self) -> PrivacyStatement:
+        """What is promised about everything sampled from this fit; raises UsageError before one."""
+        if self._statement is None:
+            raise UsageError(f"{type(self).__name__} is not fitted yet: call fit first.")
+        return self._statement
+
+    def sample(self, n: int | None = None, *, random_state: int | None = None) -> pd.DataFrame:
+        """Synthetic rows in the schema's columns, order and types.
+
+        Args:
+          n: how many rows, 0 or more; the public (or charged, estimated) row count by default.
+          random_state: repeats the sample; the constructor's by default.
+
+        Raises:
+          UsageError: not fitted, or n no whole number from 0 up.
+        """
+        rows = self._rows(n)
+        rng = np.random.default_rng(self.random_state if random_state is None else random_state)
+        codes = self._draw(rows, rng)
+        parts = [
+            name_rows(c, rows) if isinstance(c, Identifier) else decode(c, codes[c.name]) for c in self.schema.columns
+        ]
+        return pd.concat(parts, axis=1)
+
+    def _rows(self, n: int | None) -> int:
+        if n is None:
+            return self.schema.public_rows or self._default_rows()
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+            raise UsageError("n must be a whole number of rows, 0 or more.")
+        self.schema  # noqa: B018  (raises where there is no fit)
+        return int(n)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model into `folder`: arrays.npz and model.json, no pickle, no rows.
+
+        Raises:
+          UsageError: not fitted.
+          StorageError: the folder cannot be written.
+        """
+        arrays, state = self._state()
+        options = {k: v for k, v in self.get_params().items() if k not in ("progress", "epsilon", "delta")}
+        model = {
+            "tabveil_model": FORMAT,
+            "generator": self.plugin_name(),
+            "epsilon": str(self.epsilon),
+            "delta": self.delta,
+            "options": options,
+            "schema": self.schema.to_dict(),
+            "statement": self.statement.to_dict(),
+            "state": state,
+        }
+        target = Path(folder)
+        write_bytes(target / "arrays.npz", _npz(arrays))
+        write_text(target / "model.json", json.dumps(model, ensure_ascii=False, indent=1, allow_nan=False))
+
+
+def _npz(arrays: Arrays) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def outside(schema: Schema) -> tuple[str, ...]:
+    """Sentences naming what the guarantee of a fit under `schema` does not cover."""
+    sentences = ["The schema (bounds, categories, resolutions) is public knowledge that a person vouches for."]
+    if schema.public_rows is not None:
+        sentences.append(f"The row count {schema.public_rows} is declared public.")
+    refusing = [c.name for c in schema.learned if c.invalid == "refuse"]
+    if refusing:
+        names = ", ".join(repr(n) for n in refusing)
+        sentences.append(f"A value that is not allowed in {names} stops the run: whether one did is not covered.")
+    return tuple(sentences)
+
+
+def create(name: str, *, epsilon: float, delta: float | None = None, **options: Any) -> Generator:
+    """The generator called `name`, ready to fit: the one door to all of them.
+
+    Raises:
+      UsageError: no such generator or option, or a value out of range.
+      MissingDependencyError: the generator needs a package that is not installed.
+    """
+    kind = generators.get(name)
+    unknown = sorted(set(options) - set(kind.option_names()))
+    if unknown:
+        known = ", ".join(kind.option_names())
+        raise UsageError(f"{name} has no option {', '.join(unknown)}; it has {known}.")
+    made = kind(epsilon=epsilon, delta=delta, **options)
+    if not isinstance(made, Generator):
+        raise TypeError(f"{name} is no Generator")
+    return made
+
+
+def load(folder: str | Path) -> Generator:
+    """The fitted generator saved in `folder`; runs no code from it.
+
+    Raises:
+      DataError: the folder holds no model, or one of a newer format.
+    """
+    source = Path(folder)
+    try:
+        model = json.loads((source / "model.json").read_text(encoding="utf-8"))
+        with np.load(source / "arrays.npz", allow_pickle=False) as stored:
+            arrays = {k: stored[k] for k in stored.files}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{source.name!r} holds no tabveil model that can be read.") from error
+    if model.get("tabveil_model") != FORMAT:
+        raise DataError(f"{source.name!r} holds a model of another format; this version reads format {FORMAT}.")
+    made = create(model["generator"], epsilon=float(model["epsilon"]), delta=model["delta"], **model["options"])
+    made._schema = Schema.from_dict(model["schema"])
+    made._statement = PrivacyStatement.from_dict(model["statement"])
+    made._restore(arrays, model["state"])
+    return made

@@ -1,0 +1,204 @@
+"""MST: a maximum spanning tree of noisy two-way marginals (McKenna, Miklau, Sheldon 2021, "Winning the NIST contest", arXiv
+2108.04978), over a domain learned under the same budget.
+
+One-way marginals are counted, the pairs worst explained by independence are chosen one edge at a time (Kruskal with report-noisy-max,
+their Algorithm 3), counted, and joined into one distribution by a graphical model. A tree leaves out every dependence that is not
+on a path, so a few pairs that the tree explains worst are chosen and counted beside it; `extra_pairs=0` gives the paper's MST.
+
+Privacy: charged histograms and choices only (unit: the schema's; add or remove one; sensitivity k for every histogram and, in L1, for
+every score). Which pairs are open is decided by earlier noisy choices; noise levels are fixed before the first row is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tabveil.accounting import Spend
+from tabveil.domains import start_axes, without_rare
+from tabveil.encoding import Axis, Codes
+from tabveil.generators._marginals import (
+    Part,
+    divide,
+    noise_of,
+    one_way_label,
+    pack_axes,
+    pack_model,
+    refining,
+    refining_noise,
+    unpack_axes,
+    unpack_model,
+)
+from tabveil.generators.base import Arrays, Generator, Plan, Progress, whole
+from tabveil.graphical_model import GraphicalModel, Measurement, estimate, junction_tree
+from tabveil.mechanisms import Contest, PrivateRows
+from tabveil.schema import Schema
+
+SHARES = {"refine": 0.12, "one_way": 0.10, "choose": 0.08, "two_way": 0.70}
+"""How the budget is divided; chosen on tables other than Adult (benchmarks/mst_budget.py)."""
+
+RARE_NOISE = 3.0
+"""Cells counted below this many standard deviations of the noise are joined (McKenna et al. 2021, 3.3)."""
+
+NOISE_HANDICAP = 0.4
+"""Expected noise of a cell, in standard deviations, that a pair's score must exceed."""
+
+MAX_PAIR_CELLS = 1_000_000
+"""A pair with more cells is never counted."""
+
+MAX_MODEL_CELLS = 300_000
+"""Pairs beside the tree are left out where the model's tables would grow beyond this many cells in all."""
+
+TREE_ITERATIONS = 300
+
+
+class MST(Generator):
+    """Noisy two-way marginals on a spanning tree, and a few beside it.
+
+    Args:
+      cells: a number column is binned into about this many cells, from 2 to 1000.
+      extra_pairs: pairs counted beside the tree's; half the number of columns by default.
+
+    Others as `Generator`.
+    """
+
+    guarantee: ClassVar[str] = "Charged noisy histograms of columns and pairs, pairs chosen by report-noisy-max."
+
+    def __init__(
+        self,
+        *,
+        epsilon: float,
+        delta: float | None = None,
+        random_state: int | None = None,
+        progress: Progress | None = None,
+        cells: int = 32,
+        extra_pairs: int | None = None,
+    ) -> None:
+        super().__init__(epsilon=epsilon, delta=delta, random_state=random_state, progress=progress)
+        self.cells = whole("cells", cells, 2, 1000)
+        self.extra_pairs = None if extra_pairs is None else whole("extra_pairs", extra_pairs, 0, 10_000)
+        self._axes: list[Axis] = []
+        self._model: GraphicalModel | None = None
+
+    def _spends(self, schema: Schema) -> tuple[Spend, ...]:
+        steps = range(self._tree_edges(schema) + self._extra(schema))
+        parts = [
+            refining(schema, SHARES["refine"]),
+            Part(tuple(one_way_label(c) for c in schema.learned), SHARES["one_way"]),
+            Part(tuple(_choice_label(i) for i in steps), SHARES["choose"], choice=True),
+            Part(tuple(_pair_label(i) for i in steps), SHARES["two_way"]),
+        ]
+        return divide(parts, schema, epsilon=self.epsilon, delta=self.delta)
+
+    def _tree_edges(self, schema: Schema) -> int:
+        return len(schema.learned) - 1
+
+    def _extra(self, schema: Schema) -> int:
+        columns = len(schema.learned)
+        wanted = columns // 2 if self.extra_pairs is None else self.extra_pairs
+        return min(wanted, (columns - 1) * (columns - 2) // 2)
+
+    def _learn(self, rows: PrivateRows, plan: Plan) -> None:
+        axes = start_axes(self.schema.learned, rows, sigma=refining_noise(self.schema, plan.spends), cells=self.cells)
+        self._axes, ones = self._count_columns(axes, rows, plan)
+        sizes = [a.size for a in self._axes]
+        independent = estimate(sizes, ones)
+        pairs = self._span(independent, rows, plan)
+        if self._extra(self.schema):
+            tree = estimate(sizes, ones + pairs, iterations=TREE_ITERATIONS)
+            pairs = pairs + self._extend(tree, rows, plan)
+        self._model = estimate(sizes, ones + pairs, progress=lambda s: self._tell("fitting the model", s))
+
+    def _count_columns(self, axes: Sequence[Axis], rows: PrivateRows, plan: Plan) -> tuple[list[Axis], list[Measurement]]:
+        """Final axes, rare cells joined, and their noisy counts."""
+        final, measured = [], []
+        for i, axis in enumerate(axes):
+            label = one_way_label(axis.column)
+            noise = noise_of(plan.spends, label)
+            counts = rows.counts([axis], label=label).astype(float)
+            joined, groups = without_rare(axis, counts, RARE_NOISE * noise)
+            final.append(joined)
+            measured.append(Measurement((i,), np.bincount(groups, weights=counts, minlength=joined.size), noise))
+            self._tell("counting columns", (i + 1) / len(axes))
+        return final, measured
+
+    def _span(self, independent: GraphicalModel, rows: PrivateRows, plan: Plan) -> list[Measurement]:
+        """The edges of a maximum spanning tree, one charged choice and one charged histogram each."""
+        contest, edges = self._contest(independent, plan)
+        ends = np.array(edges).reshape(-1, 2)
+        component = np.arange(len(independent.sizes))
+        measured: list[Measurement] = []
+        for step in range(self._tree_edges(self.schema)):
+            open_edges = np.flatnonzero(component[ends[:, 0]] != component[ends[:, 1]]).tolist()
+            if not open_edges:  # only pairs too large to count are left
+                break
+            a, b = edges[rows.choose(contest, open_edges, label=_choice_label(step))]
+            measured.append(self._count_pair((a, b), step, rows, plan))
+            component[component == component[b]] = component[a]
+        return measured
+
+    def _extend(self, tree: GraphicalModel, rows: PrivateRows, plan: Plan) -> list[Measurement]:
+        """Pairs the tree explains worst, as long as the model with them stays small."""
+        contest, edges = self._contest(tree, plan)
+        held = [c for c in tree.tree.cliques if len(c) == 2]
+        open_edges = [i for i, e in enumerate(edges) if e not in held]
+        measured: list[Measurement] = []
+        for extra in range(self._extra(self.schema)):
+            open_edges = [i for i in open_edges if self._fits(tree, [*held, edges[i]])]
+            if not open_edges:
+                break
+            step = self._tree_edges(self.schema) + extra
+            best = rows.choose(contest, open_edges, label=_choice_label(step))
+            open_edges.remove(best)
+            held.append(edges[best])
+            measured.append(self._count_pair(edges[best], step, rows, plan))
+        return measured
+
+    def _fits(self, model: GraphicalModel, cliques: Sequence[tuple[int, ...]]) -> bool:
+        return junction_tree(model.sizes, cliques).cells(model.sizes) <= MAX_MODEL_CELLS
+
+    def _count_pair(self, edge: tuple[int, int], step: int, rows: PrivateRows, plan: Plan) -> Measurement:
+        counts = rows.counts([self._axes[a] for a in edge], label=_pair_label(step)).astype(float)
+        steps = self._tree_edges(self.schema) + self._extra(self.schema)
+        self._tell("choosing and counting pairs", (step + 1) / steps)
+        return Measurement(edge, counts, noise_of(plan.spends, _pair_label(step)))
+
+    def _contest(self, model: GraphicalModel, plan: Plan) -> tuple[Contest, list[tuple[int, int]]]:
+        """Every pair small enough to count, with what `model` expects of it; pairs with more cells bear their noise."""
+        noise = noise_of(plan.spends, _pair_label(0))
+        expected = {e: t for e, t in model.pairs().items() if t.size <= MAX_PAIR_CELLS}
+        handicaps = np.array([NOISE_HANDICAP * noise * t.size for t in expected.values()])
+        candidates = tuple((self._axes[a], self._axes[b]) for a, b in expected)
+        return Contest(candidates, tuple(expected.values()), handicaps), list(expected)
+
+    def _draw(self, rows: int, rng: np.random.Generator) -> Mapping[str, Codes]:
+        cells = self._fitted_model.sample(rows, rng)
+        return {a.column.name: a.draw(cells[:, i], rng) for i, a in enumerate(self._axes)}
+
+    @property
+    def _fitted_model(self) -> GraphicalModel:
+        if self._model is None:
+            self.schema  # noqa: B018  (raises: not fitted)
+            raise TypeError("fitted without a model")
+        return self._model
+
+    def _default_rows(self) -> int:
+        return round(self._fitted_model.total)
+
+    def _state(self) -> tuple[Arrays, dict[str, Any]]:
+        arrays, state = pack_model(self._fitted_model)
+        return {**pack_axes(self._axes), **arrays}, state
+
+    def _restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
+        self._axes = unpack_axes(self.schema, arrays)
+        self._model = unpack_model(arrays, state)
+
+
+def _choice_label(step: int) -> str:
+    return f"choice of pair {step + 1}"
+
+
+def _pair_label(step: int) -> str:
+    return f"counts of pair {step + 1}"

@@ -1,0 +1,141 @@
+"""Exact discrete Laplace and discrete Gaussian draws, many at a time, on integers and random bits alone.
+
+Algorithms 1 to 3 of Canonne, Kamath, Steinke 2020, "The discrete Gaussian for differential privacy", run on whole arrays:
+every probability is a ratio of integers that fit 64 bits, every coin a comparison of a uniform integer, so that no floating
+point stands between the random bits and the noise (trap A13).
+
+Privacy: these are the laws that `DiscreteGaussianDpEvent` and `DiscreteLaplaceDpEvent` charge for. Bits come from the operating
+system unless a test hands in its own (trap A12). OpenDP's samplers are the oracle they are tested against.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Words = NDArray[np.uint64]
+Bits = Callable[[int], Words]
+"""Gives that many independent uniform 64-bit words."""
+
+VARIANCE_BITS = 20
+"""A variance is a fraction whose numerator has about this many bits: precise to one part in 500,000."""
+
+MAX_SIGMA = 1000.0
+MIN_SIGMA = 0.5
+"""Between these every product below fits 64 bits with room to spare; outside them the caller uses OpenDP."""
+
+
+def system_bits(count: int) -> Words:
+    """`count` words from the operating system's entropy."""
+    return np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
+
+
+def variance(sigma: float) -> tuple[int, int]:
+    """The least fraction (numerator, denominator) of the sampler's precision that is at least sigma squared."""
+    shift = max(0, VARIANCE_BITS - math.frexp(sigma * sigma)[1])
+    numerator, denominator = sigma.as_integer_ratio()
+    return -(-(numerator * numerator << shift) // (denominator * denominator)), 1 << shift
+
+
+def representable(sigma: float) -> float:
+    """The least standard deviation >= sigma that `discrete_gaussian` draws exactly: charge for this one."""
+    numerator, denominator = variance(sigma)
+    return math.sqrt(numerator / denominator)
+
+
+def uniform(below: Words, bits: Bits) -> Words:
+    """Uniform integers from 0 to below - 1, element by element, by rejection (no modulo bias)."""
+    out = np.zeros(len(below), dtype=np.uint64)
+    todo = np.arange(len(below))
+    while len(todo):
+        bound = below[todo]
+        word = bits(len(todo))
+        # 2^64 mod bound, in 64-bit arithmetic: the words below it would make small remainders likelier
+        good = word >= (np.uint64(0) - bound) % bound
+        out[todo[good]] = word[good] % bound[good]
+        todo = todo[~good]
+    return out
+
+
+def bernoulli_exp(numerator: Words, denominator: Words, bits: Bits) -> NDArray[np.bool_]:
+    """Coins that show heads with probability exp(-numerator/denominator), ratio in [0, 1] (CKS 2020, Algorithm 1)."""
+    heads = np.zeros(len(numerator), dtype=bool)
+    todo, k = np.arange(len(numerator)), 1
+    while len(todo):
+        go = uniform(denominator[todo] * np.uint64(k), bits) < numerator[todo]
+        heads[todo[~go]] = k % 2 == 1
+        todo, k = todo[go], k + 1
+    return heads
+
+
+def _geometric_exp(count: int, bits: Bits) -> Words:
+    """How often in a row a coin of probability exp(-1) shows heads."""
+    runs = np.zeros(count, dtype=np.uint64)
+    todo = np.arange(count)
+    while len(todo):
+        one = np.ones(len(todo), dtype=np.uint64)
+        todo = todo[bernoulli_exp(one, one, bits)]
+        runs[todo] += np.uint64(1)
+    return runs
+
+
+def _laplace_some(count: int, scale: int, bits: Bits) -> Ints:
+    """About count times 0.6 draws of the discrete Laplace law (CKS 2020, Algorithm 2): what survives one round."""
+    t = np.full(count, scale, dtype=np.uint64)
+    u = uniform(t, bits)
+    kept = bernoulli_exp(u, t, bits)
+    size = (u[kept] + np.uint64(scale) * _geometric_exp(int(kept.sum()), bits)).astype(np.int64)
+    negative = (bits(len(size)) & np.uint64(1)).astype(bool)
+    fair = ~(negative & (size == 0))
+    return np.where(negative, -size, size)[fair]
+
+
+def _repeat(draw: Callable[[int], Ints], count: int, yield_: float) -> Ints:
+    parts: list[Ints] = []
+    missing = count
+    while missing > 0:
+        parts.append(draw(int(missing / yield_) + 16)[:missing])
+        missing -= len(parts[-1])
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+def discrete_laplace(count: int, scale: int, bits: Bits = system_bits) -> Ints:
+    """`count` draws with P(x) proportional to exp(-|x|/scale), scale a whole number >= 1."""
+    return _repeat(lambda n: _laplace_some(n, scale, bits), count, 0.55)
+
+
+def discrete_gaussian(count: int, sigma: float, bits: Bits = system_bits) -> Ints:
+    """`count` draws with P(x) proportional to exp(-x^2 / (2 v)), v = representable(sigma)^2 (CKS 2020, Algorithm 3).
+
+    Args:
+      count: how many.
+      sigma: from MIN_SIGMA to MAX_SIGMA.
+      bits: where random words come from.
+
+    Raises:
+      ValueError: sigma outside its range.
+    """
+    if not MIN_SIGMA <= sigma <= MAX_SIGMA:
+        raise ValueError(f"sigma must be from {MIN_SIGMA} to {MAX_SIGMA}")
+    top, bottom = variance(sigma)
+    return _repeat(lambda n: _gaussian_some(n, (top, bottom), bits), count, 0.6)
+
+
+def _gaussian_some(count: int, v: tuple[int, int], bits: Bits) -> Ints:
+    top, bottom = v
+    t = math.isqrt(top // bottom) + 1
+    y = discrete_laplace(count, t, bits)
+    distance = np.abs(np.abs(y) * (t * bottom) - top)
+    if len(distance) and int(distance.max()) >= 2**31:  # |y| over 500 scales: chance below exp(-500), yet never wrong
+        raise OverflowError("a draw too far out for 64-bit arithmetic")
+    numerator = (distance * distance).astype(np.uint64)
+    denominator = np.full(len(y), 2 * top * bottom * t * t, dtype=np.uint64)
+    whole, rest = np.divmod(numerator, denominator)
+    kept = _geometric_exp(len(y), bits) >= whole
+    kept &= bernoulli_exp(rest, denominator, bits)
+    return y[kept]
