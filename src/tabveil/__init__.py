@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from tabveil import errors
     from tabveil.generators.base import create, load
     from tabveil.ledger import Ledger
-    from tabveil.pipeline import evaluate, report, synthesize
+    from tabveil.metrics import evaluate
+    from tabveil.pipeline import report, synthesize
     from tabveil.records import Finding, PrivacyStatement, Score
     from tabveil.schema import Schema
 
@@ -45,7 +46,7 @@ _HOMES = {
     "Schema": "schema",
     "Score": "records",
     "create": "generators.base",
-    "evaluate": "pipeline",
+    "evaluate": "metrics",
     "load": "generators.base",
     "report": "pipeline",
     "synthesize": "pipeline",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ class CsvTable(Table):
         self._problem = file_problem(path, otherwise=cut)
         if path.is_dir():
             raise DataError(self._problem(IsADirectoryError()))
-        header, self._offset, self._has_rows = attempt(self._read_header, self._problem)
+        header = attempt(self._read_header, self._problem)
+        self._offset = len(header)
         names = self._names(header)
         if delimiter is None and len(names) == 1:
             self._suspect(names[0])
@@ -47,16 +49,17 @@ class CsvTable(Table):
     def _open(self) -> Any:
         return pa.input_stream(str(self._path), compression=self._codec)
 
-    def _read_header(self) -> tuple[bytes, int, bool]:
-        """The header record's bytes, where the records after it start, and whether there are any."""
-        text, size = b"", 2**16
+    def _read_header(self) -> bytes:
+        """The bytes up to the end of the header record."""
+        text: bytes = b""
+        size = 2**12
         with self._open() as stream:
             while True:
                 block = stream.read(size)
                 text, size = text + block, 2 * size
                 end = _record_end(text, final=not block)
                 if end is not None:
-                    return text[:end], end, len(text) > end or bool(stream.read(1))
+                    return text[:end]
                 if len(text) > _MAX_RECORD:
                     raise DataError(self._too_long())
 
@@ -92,8 +95,6 @@ class CsvTable(Table):
                 )
 
     def _read(self, columns: list[str]) -> Iterator[pd.DataFrame]:
-        if not self._has_rows:
-            return iter(())
         ragged: list[int | None] = []
 
         def note(row: Any) -> str:
@@ -106,10 +107,12 @@ class CsvTable(Table):
         return guarded(self._frames(columns, on_ragged=note), problem)
 
     def _frames(self, columns: list[str], *, on_ragged: Callable[[Any], str]) -> Generator[pd.DataFrame, None, None]:
+        end = uuid.uuid4().hex.replace(self._delimiter, "")
+        last_row = self._delimiter.join([end] * len(self.columns)).encode()
         with self._open() as stream:
             stream.read(self._offset)
             reader = pacsv.open_csv(
-                stream,
+                _Ended(stream, b"\n" + last_row + b"\n"),
                 # one thread: the row handler learns row numbers, and memory stays at a few blocks
                 read_options=pacsv.ReadOptions(
                     column_names=list(self.columns), block_size=_MAX_RECORD, encoding="utf8", use_threads=False
@@ -123,9 +126,12 @@ class CsvTable(Table):
                     include_columns=columns,
                 ),
             )
+            ended = False
             for batch in reader:
-                for start in range(0, batch.num_rows, self.chunk_rows):
-                    yield batch.slice(start, self.chunk_rows).to_pandas()
+                ended = ended or (batch.num_rows > 0 and batch.column(0)[-1].as_py() == end)
+                yield from _slices(batch.slice(0, batch.num_rows - ended), chunk_rows=self.chunk_rows)
+        if not ended:
+            raise DataError(f"The file {str(self._path)!r} opens a quote in its last column that is never closed.")
 
     def _row_problem(self, error: Exception, ragged: list[int | None]) -> str:
         if ragged:
@@ -139,6 +145,31 @@ class CsvTable(Table):
         if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
             return f"The file {str(self._path)!r} {_NOT_UTF8}."
         return self._problem(error)
+
+
+class _Ended(io.RawIOBase):
+    """A stream with a known last row put after it: where the parser does not find that row, an open quote ate it.
+
+    pyarrow takes the rest of a file whose quote is never closed for one cell, and says nothing.
+    """
+
+    def __init__(self, stream: Any, last: bytes) -> None:
+        super().__init__()
+        self._stream, self._last = stream, last
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        block: bytes = self._stream.read(size)
+        if not block:
+            block, self._last = self._last, b""
+        return block
+
+
+def _slices(batch: pa.RecordBatch, *, chunk_rows: int) -> Iterator[pd.DataFrame]:
+    for start in range(0, batch.num_rows, chunk_rows):
+        yield batch.slice(start, chunk_rows).to_pandas()
 
 
 def _record_end(text: bytes, *, final: bool) -> int | None:

@@ -35,7 +35,7 @@ _NEEDED = {
 _BOUNDS = {"low", "high", "decimals", "categories"}
 _TIME_OF_DAY = re.compile(r"%-?[HIMSpfXcT]")
 _NUMBERED = re.compile(r"(?:\\d|\[0-9\])\{(\d{1,2})\}")
-_LITERAL = re.compile(r"[\w \-./:#@]*")
+_LITERAL = re.compile(r"(?:[\w :#@/-]|\\[^A-Za-z0-9])*")
 
 
 def read(
@@ -173,7 +173,12 @@ def _pattern(regex: Any) -> dict[str, str]:
     parts = _NUMBERED.split(regex) if isinstance(regex, str) else []
     if len(parts) != 3 or not all(_LITERAL.fullmatch(p) for p in (parts[0], parts[2])):
         return {}
-    return {"pattern": f"{parts[0]}{{n:0{int(parts[1])}d}}{parts[2]}"}
+    before, after = (_escaped(re.sub(r"\\(.)", r"\1", p)) for p in (parts[0], parts[2]))
+    return {"pattern": f"{before}{{n:0{int(parts[1])}d}}{after}"}
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _completed(name: str, fields: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a table is, and how its readers' errors are kept from quoting rows.
 
-Privacy: the libraries beneath quote rows in their errors, so none of their messages is passed on, nor chained: ours name
-the file, the row's number and the rule.
+Privacy: the libraries beneath quote rows in their errors, so none of their messages is passed on, nor chained: ours
+name the file, the row's number and the rule.
 """
 
 from __future__ import annotations

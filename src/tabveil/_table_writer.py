@@ -43,7 +43,7 @@ def write_table(
       decimals: digits after the point that a column of numbers is written with in text files.
       date_formats: strftime format of date columns in text files; one without a time of day makes a date in Parquet.
 
-    In text files a missing cell is empty, truth values are `true` and `false`, dates ISO unless a format says otherwise.
+    In text files a missing cell is empty, truth values are `true` and `false`, dates ISO unless a format is given.
 
     Raises:
       DataError: a column has no name, shares it, or holds values that the format cannot.

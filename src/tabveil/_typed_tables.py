@@ -159,6 +159,8 @@ def _engine(url: str | sa.URL) -> sa.Engine:
     """An engine for `url`, which no message quotes: it may hold a password."""
     try:
         parsed = sa.make_url(url)
+        if parsed.drivername == "postgresql":  # SQLAlchemy's own choice of driver changed between 2.0 and 2.1
+            parsed = parsed.set(drivername="postgresql+psycopg")
         engine = sa.create_engine(parsed, poolclass=sa.pool.NullPool)
     except ModuleNotFoundError as error:
         driver, advice = error.name, "pip install 'tabveil[postgres]' for PostgreSQL, or the driver's package"

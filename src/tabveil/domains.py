@@ -14,7 +14,7 @@ is post-processing. Bounds, categories and resolutions are the schema's (traps A
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,14 +24,23 @@ from tabveil.columns import Categorical, Column, Discrete, Grid
 from tabveil.encoding import Axis, Floats, size
 from tabveil.mechanisms import PrivateRows
 
-BRANCHES = 64
-"""Pieces one level cuts a piece into: three levels reach every value of a 200,000-value column."""
+BRANCHES = 256
+"""Pieces one level cuts a piece into: three levels reach every value of a 16-million-value column."""
 
 FLAT = 256
 """Columns with at most this many values are counted value by value in one level."""
 
-CUT_NOISE = 6.0
+CUT_NOISE = 4.0
 """A piece is cut again only when its count is above this many standard deviations of the noise."""
+
+CUT_SHARE = 1 / 128
+"""A piece is cut again only when it holds this share of the rows: less would not fill a cell."""
+
+CELLS = (4, 64)
+"""Least and greatest number of cells a number column is binned into where nobody says."""
+
+PAIR_NOISE = 3.0
+"""A pair of columns gets about as many cells as leave this many standard deviations of noise in each cell."""
 
 
 def levels(column: Column) -> int:
@@ -55,18 +64,17 @@ class Pieces:
     counts: Floats
 
 
-def refine(column: Grid, rows: PrivateRows, *, sigma: float, cells: int) -> Pieces:
+def refine(column: Grid, rows: PrivateRows, *, sigma: float) -> Pieces:
     """Pieces of `column`, cut where the mass is, down to single values.
 
     Args:
       column: the column.
       rows: private rows; one charged histogram per level, `level_label` names it.
       sigma: the noise of each histogram, for the decision whether to cut.
-      cells: a piece is also left alone when it holds less than 1/(2 cells) of the mass.
     """
     pieces = _first(column, rows, FLAT if levels(column) == 1 else BRANCHES)
     for level in range(1, levels(column)):
-        floor = max(CUT_NOISE * sigma, pieces.counts.sum() / (2 * cells))
+        floor = max(CUT_NOISE * sigma, CUT_SHARE * pieces.counts.sum())
         heavy = (pieces.counts > floor) & (np.diff(pieces.edges) > 1)
         if not heavy.any():  # what is left of the charge stays unused
             break
@@ -81,7 +89,8 @@ def _first(column: Grid, rows: PrivateRows, branches: int) -> Pieces:
     axis = Axis(column, edges, cell, np.ones(len(cell)))
     counts = rows.counts([axis], label=level_label(column, 0))
     rows.forget([axis])
-    return Pieces(edges, counts[:leaves].astype(np.float64))
+    numbers = counts[:leaves].astype(np.float64)
+    return Pieces(edges, onto_simplex(numbers, float(numbers.sum())))
 
 
 def _split(low: int, high: int, branches: int) -> NDArray[np.int64]:
@@ -91,7 +100,7 @@ def _split(low: int, high: int, branches: int) -> NDArray[np.int64]:
 
 
 def _cut(column: Grid, rows: PrivateRows, pieces: Pieces, order: tuple[NDArray[np.bool_], int]) -> Pieces:
-    """Cut the heavy pieces; the new counts are shifted evenly so that they add up to the old piece's (Hay et al. 2010, 4.1)."""
+    """Cut the heavy pieces; the new counts are made non-negative and to add up to the old piece's."""
     heavy, level = order
     parts = [
         _split(int(low), int(high), BRANCHES) if cut else np.array([low, high])
@@ -106,10 +115,25 @@ def _cut(column: Grid, rows: PrivateRows, pieces: Pieces, order: tuple[NDArray[n
     noisy = rows.counts([axis], label=level_label(column, level))
     rows.forget([axis])
     counts = np.repeat(pieces.counts, widths)
-    owner = np.repeat(np.arange(len(widths)), widths)[fresh]
-    gap = pieces.counts - np.bincount(owner, weights=noisy, minlength=len(widths))
-    counts[fresh] = noisy + (gap / widths)[owner]
+    starts = np.cumsum(widths) - widths
+    taken = 0
+    for i in np.flatnonzero(heavy):
+        children = slice(starts[i], starts[i] + widths[i])
+        counts[children] = onto_simplex(noisy[taken : taken + widths[i]].astype(float), pieces.counts[i])
+        taken += widths[i]
     return Pieces(edges, counts)
+
+
+def onto_simplex(values: Floats, total: float) -> Floats:
+    """The nearest non-negative numbers that add up to `total` (Wang & Carreira-Perpinan 2013, Algorithm 1).
+
+    Most pieces of a column are empty: clipping their noise at zero would pile up mass there, this takes it off again.
+    """
+    if total <= 0:
+        return np.zeros_like(values)
+    falling = np.sort(values)[::-1]
+    excess = (np.cumsum(falling) - total) / np.arange(1, len(values) + 1)
+    return np.asarray(np.maximum(values - excess[np.flatnonzero(falling > excess)[-1]], 0.0))
 
 
 def binned(column: Grid, pieces: Pieces, cells: int) -> Axis:
@@ -117,7 +141,7 @@ def binned(column: Grid, pieces: Pieces, cells: int) -> Axis:
 
     Missing, where the column may be missing, has a cell of its own, the last.
     """
-    mass = np.maximum(pieces.counts, 0.0)
+    mass = pieces.counts
     goal = max(mass.sum() / cells, np.finfo(float).tiny)
     cell = _equal_mass(mass, goal)
     weight = mass
@@ -185,11 +209,23 @@ def _at_least(counts: Floats, threshold: float) -> NDArray[np.int64]:
     return group
 
 
+def cells_for(rows: float, sigma: float) -> int:
+    """Cells per number column, so that `rows` rows spread evenly over a pair of such columns stand out of noise `sigma`."""
+    return int(np.clip(math.sqrt(max(rows, 0.0) / (PAIR_NOISE * sigma)), *CELLS))
+
+
 def start_axes(
-    columns: Sequence[Column], rows: PrivateRows, *, sigma: float, cells: int
+    columns: Sequence[Column], rows: PrivateRows, *, sigma: float, cells: int | Callable[[float], int]
 ) -> list[Axis]:
-    """One axis per column: listed values as they are, numbers refined and binned into about `cells` cells."""
-    return [
-        binned(c, refine(c, rows, sigma=sigma, cells=cells), cells) if isinstance(c, Grid) else Axis.singles(c)
-        for c in columns
-    ]
+    """One axis per column: listed values as they are, numbers refined and binned.
+
+    Args:
+      columns: the learned columns.
+      rows: private rows, charged for `refine`.
+      sigma: noise of each refining histogram.
+      cells: how many cells a number column is binned into, or a function that says so from the (noisy) row count.
+    """
+    pieces = {c.name: refine(c, rows, sigma=sigma) for c in columns if isinstance(c, Grid)}
+    total = float(np.median([p.counts.sum() for p in pieces.values()])) if pieces else 0.0
+    wanted = cells if isinstance(cells, int) else cells(total)
+    return [binned(c, pieces[c.name], wanted) if isinstance(c, Grid) else Axis.singles(c) for c in columns]

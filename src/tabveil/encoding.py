@@ -87,7 +87,7 @@ def parse(column: Column, values: pd.Series) -> tuple[Codes, NDArray[np.bool_]]:
 
 def _missing(column: Column, values: pd.Series) -> NDArray[np.bool_]:
     null = values.isna().to_numpy(dtype=bool)
-    if column.missing and not pd.api.types.is_numeric_dtype(values.dtype):
+    if column.missing and (values.dtype == object or isinstance(values.dtype, pd.StringDtype | pd.CategoricalDtype)):
         null = null | values.isin(column.missing).to_numpy(dtype=bool)
     return null
 

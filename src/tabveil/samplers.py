@@ -43,9 +43,15 @@ def variance(sigma: float) -> tuple[int, int]:
 
 
 def representable(sigma: float) -> float:
-    """The least standard deviation >= sigma that `discrete_gaussian` draws exactly: charge for this one."""
+    """The standard deviation that `discrete_gaussian` draws for sigma, at least sigma: charge for this one.
+
+    Rounded down to a float, so that what is drawn never has less noise than what is charged.
+    """
     numerator, denominator = variance(sigma)
-    return math.sqrt(numerator / denominator)
+    rounded = math.sqrt(numerator / denominator)
+    while variance(rounded) > (numerator, denominator):
+        rounded = math.nextafter(rounded, 0.0)
+    return rounded
 
 
 def uniform(below: Words, bits: Bits) -> Words:

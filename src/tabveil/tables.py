@@ -1,5 +1,5 @@
-"""Tables in and out: CSV, Parquet, SQL, pandas and Arrow. With its helpers (`_csv_table`, `_typed_tables`, `_table_writer`)
-the only place that knows file formats.
+"""Tables in and out: CSV, Parquet, SQL, pandas and Arrow. Only this file and its helpers know file formats
+(`_csv_table`, `_typed_tables`, `_table_writer`).
 
 A table is read in chunks of bounded size, as often as asked, and only the columns asked for. CSV cells are read as the
 text they are: types come from the schema, never from the rows (trap A2). The other sources keep the types they declare.

@@ -95,6 +95,20 @@ def test_constraints_pin_everything_and_nothing_else() -> None:
     assert {canonicalize_name(p.split("==")[0]) for p in pins} == set(needed)
 
 
+def test_every_import_is_declared_and_every_declaration_used() -> None:
+    owners = importlib.metadata.packages_distributions()
+    nodes = [node for path in MODULES for node in ast.walk(tree(path))]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    foreign = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"tabveil"}
+    imported = {canonicalize_name(d) for name in foreign for d in owners.get(name, [name])}
+    optional = PROJECT["project"]["optional-dependencies"]
+    core = {canonicalize_name(Requirement(r).name) for r in PROJECT["project"]["dependencies"]}
+    extras = {canonicalize_name(Requirement(r).name) for e in optional.values() for r in e}
+    assert imported - core - extras == set()
+    assert core - imported == set()
+
+
 # ------------------------------------------------------------------------------------------------------ public names
 
 
@@ -148,9 +162,10 @@ def test_readme_uses_only_public_names_and_real_commands() -> None:
     assert {"demo", "test"} <= set(re.findall(r"make ([\w-]+)", readme)) <= targets
 
 
-def test_map_names_every_module() -> None:
+def test_map_names_every_module_but_helpers() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    names = {p.name if p.parent == SOURCE else f"{p.parent.name}/" for p in MODULES} - {"__main__.py"}
+    public = [p for p in MODULES if not re.match(r"_[a-z]|__main__", p.name)]
+    names = {p.name if p.parent == SOURCE else f"{p.parent.name}/" for p in public}
     assert sorted(name for name in names if name not in page) == []
 
 

@@ -11,13 +11,13 @@ every score). Which pairs are open is decided by earlier noisy choices; noise le
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from tabveil.accounting import Spend
-from tabveil.domains import start_axes, without_rare
+from tabveil.domains import cells_for, start_axes, without_rare
 from tabveil.encoding import Axis, Codes
 from tabveil.generators._marginals import (
     Part,
@@ -58,7 +58,8 @@ class MST(Generator):
     """Noisy two-way marginals on a spanning tree, and a few beside it.
 
     Args:
-      cells: a number column is binned into about this many cells, from 2 to 1000.
+      cells: a number column is binned into about this many cells, from 2 to 1000; as many as the noise leaves room for by default
+        (`domains.cells_for`).
       extra_pairs: pairs counted beside the tree's; half the number of columns by default.
 
     Others as `Generator`.
@@ -73,11 +74,11 @@ class MST(Generator):
         delta: float | None = None,
         random_state: int | None = None,
         progress: Progress | None = None,
-        cells: int = 32,
+        cells: int | None = None,
         extra_pairs: int | None = None,
     ) -> None:
         super().__init__(epsilon=epsilon, delta=delta, random_state=random_state, progress=progress)
-        self.cells = whole("cells", cells, 2, 1000)
+        self.cells = None if cells is None else whole("cells", cells, 2, 1000)
         self.extra_pairs = None if extra_pairs is None else whole("extra_pairs", extra_pairs, 0, 10_000)
         self._axes: list[Axis] = []
         self._model: GraphicalModel | None = None
@@ -101,7 +102,8 @@ class MST(Generator):
         return min(wanted, (columns - 1) * (columns - 2) // 2)
 
     def _learn(self, rows: PrivateRows, plan: Plan) -> None:
-        axes = start_axes(self.schema.learned, rows, sigma=refining_noise(self.schema, plan.spends), cells=self.cells)
+        refined = refining_noise(self.schema, plan.spends)
+        axes = start_axes(self.schema.learned, rows, sigma=refined, cells=self.cells or self._cells_for(plan))
         self._axes, ones = self._count_columns(axes, rows, plan)
         sizes = [a.size for a in self._axes]
         independent = estimate(sizes, ones)
@@ -110,6 +112,9 @@ class MST(Generator):
             tree = estimate(sizes, ones + pairs, iterations=TREE_ITERATIONS)
             pairs = pairs + self._extend(tree, rows, plan)
         self._model = estimate(sizes, ones + pairs, progress=lambda s: self._tell("fitting the model", s))
+
+    def _cells_for(self, plan: Plan) -> Callable[[float], int]:
+        return lambda rows: cells_for(self.schema.public_rows or rows, noise_of(plan.spends, _pair_label(0)))
 
     def _count_columns(self, axes: Sequence[Axis], rows: PrivateRows, plan: Plan) -> tuple[list[Axis], list[Measurement]]:
         """Final axes, rare cells joined, and their noisy counts."""

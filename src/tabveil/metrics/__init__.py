@@ -47,7 +47,7 @@ def evaluate(
       UsageError: no such metric.
       DataError: a table lacks a column of the schema, or train has no rows.
 
-    Privacy: reads real rows outside any budget; every score is INTERNAL. A metric with nothing to say logs why (INFO).
+    Privacy: reads real rows outside any budget; every score is INTERNAL. A metric without a score logs why.
     """
     from tabveil.metrics.base import MetricInput
 

@@ -1,7 +1,7 @@
 """One chart per column: shares of the synthetic table, and of real rows where those may be shown, over the same bins.
 
-Bins come from the schema and from the synthetic table, never from real rows: a synthetic table that is private stays so
-whatever is computed from it (post-processing, Dwork and Roth 2014, Proposition 2.1).
+Bins come from the schema and from the synthetic table, never from real rows: a synthetic table that is private stays
+so whatever is computed from it (post-processing, Dwork and Roth 2014, Proposition 2.1).
 
 Privacy: with `show_real=False` no real row is looked at; with `show_real=True` a chart is INTERNAL.
 """
@@ -9,6 +9,7 @@ Privacy: with `show_real=False` no real row is looked at; with `show_real=True` 
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -40,11 +41,11 @@ def charts(data: MetricInput, *, show_real: bool) -> list[MarginalChart]:
 
     Args:
       data: the tables; only the synthetic one is read unless `show_real`.
-      show_real: whether to add the shares of train and, where there is one, of the holdout: then the chart is INTERNAL.
+      show_real: whether to add the shares of train and, where there is one, of the holdout (INTERNAL).
 
     Returns:
-      Shares over the same bins for every table. Numeric bins cover the public bounds, so what a series lacks to 1 is the
-      share of missing cells; for categories these are bars of their own.
+      Shares over the same bins for every table. Numeric bins cover the public bounds, so what a series lacks to 1 is
+      the share of missing cells; for categories these are bars of their own.
     """
     return [_chart(c, data, show_real=show_real) for c in data.schema.learned]
 
@@ -116,7 +117,7 @@ def _label_bars(column: Column, synthetic: Codes) -> _Bars:
 
 
 def _grid_bars(column: Grid, synthetic: Codes) -> _Bars:
-    """Bins of equal width over the public bounds or, where most rows would crowd into few, bins that follow the rows."""
+    """Bins of equal width over the public bounds or, where rows would crowd into few of them, bins that follow rows."""
     seen = synthetic[(synthetic >= 0) & (synthetic < column.units)]
     step = _round_step(math.ceil(column.units / MAX_BARS))
     ends = np.arange(0, column.units + step, step)
@@ -124,8 +125,9 @@ def _grid_bars(column: Grid, synthetic: Codes) -> _Bars:
         fullest = np.sort(np.bincount(seen // step, minlength=len(ends) - 1))[-4:]
         if len(ends) > 12 and fullest.sum() >= _CROWDED * len(seen):
             ends = _following(seen, column.units)
-    labels = tuple(_range(column, int(a), int(b) - 1) for a, b in zip(ends[:-1], ends[1:], strict=True))
-    return _Bars(labels, edges=tuple(_place(column, int(e)) for e in ends), ends=ends)
+    labels = tuple(_range(column, int(a), int(b) - 1) for a, b in itertools.pairwise(ends))
+    edges = tuple(_place(column, int(e)) for e in ends)
+    return _Bars(labels, edges=edges, ends=np.minimum(ends, column.units))
 
 
 def _following(seen: Codes, units: int) -> Codes:
@@ -149,17 +151,24 @@ def _place(column: Grid, step: int) -> float:
     if isinstance(column, Integer):
         return column.low + step - 0.5
     if isinstance(column, Decimal):
-        scale = 10**column.decimals
-        return (round(column.low * scale) + step - 0.5) / scale
-    return _moment(column, step).timestamp()
+        return float((_first(column) + step - 0.5) / 10**column.decimals)
+    return _moment(column, 0).timestamp() + step * _seconds(column)
+
+
+def _first(column: Decimal) -> int:
+    scale: int = 10**column.decimals
+    return round(column.low * scale)
 
 
 def _moment(column: Grid, step: int) -> dt.datetime:
-    if isinstance(column, Datetime):
-        return column.low.replace(tzinfo=dt.UTC) + dt.timedelta(seconds=step * column.resolution)
-    if isinstance(column, Date):
-        return dt.datetime.combine(column.low, dt.time(), tzinfo=dt.UTC) + dt.timedelta(days=step)
-    raise TypeError(f"A column of kind {column.kind!r} has no moments.")
+    if not isinstance(column, Date | Datetime):
+        raise TypeError(f"A column of kind {column.kind!r} has no moments.")
+    low = column.low if isinstance(column, Datetime) else dt.datetime.combine(column.low, dt.time())
+    return low.replace(tzinfo=dt.UTC) + dt.timedelta(seconds=step * _seconds(column))
+
+
+def _seconds(column: Column) -> int:
+    return column.resolution if isinstance(column, Datetime) else 86_400
 
 
 def _range(column: Grid, first: int, last: int) -> str:
@@ -173,7 +182,6 @@ def _text(column: Grid, step: int) -> str:
     if isinstance(column, Integer):
         return f"{column.low + step:,}"
     if isinstance(column, Decimal):
-        scale = 10**column.decimals
-        return f"{(round(column.low * scale) + step) / scale:,.{column.decimals}f}"
+        return f"{(_first(column) + step) / 10**column.decimals:,.{column.decimals}f}"
     moment = _moment(column, step)
     return moment.date().isoformat() if isinstance(column, Date) else moment.replace(tzinfo=None).isoformat(" ")

@@ -1,13 +1,14 @@
 """What every metric is: tables in, `Score`s out, each beside the numbers that give it meaning.
 
-The scales that go with a score are made here, so that all metrics mean the same by them: "holdout" (real rows that no fit
-has seen, in place of the synthetic ones), "real" (training rows in its place), "independent" (training rows with every
-column shuffled for itself: no model at all) and "bootstrap" (training rows drawn with replacement: the noise of a perfect
-sampler). A distance between two samples has a floor that falls with their size, so everything compared has one size.
+The scales that go with a score are made here, so that all metrics mean the same by them: "holdout" (real rows that no
+fit has seen, in place of the synthetic ones), "real" (training rows in its place), "independent" (training rows with
+every column shuffled for itself: no model at all) and "bootstrap" (training rows drawn with replacement: the noise of
+a perfect sampler). A distance between two samples has a floor that falls with their size, so everything compared has
+one size.
 
-Privacy: reads real rows outside any budget. Every score is INTERNAL: not covered by epsilon, and dropped from the release
-edition of a report (Ganev and De Cristofaro 2023, arXiv 2312.05114, rebuild outliers from published similarity metrics).
-No cell value reaches a score's name, an error or a repr.
+Privacy: reads real rows outside any budget. Every score is INTERNAL: not covered by epsilon, and dropped from the
+release edition of a report (Ganev and De Cristofaro 2023, arXiv 2312.05114, rebuild outliers from published
+similarity metrics). No cell value reaches a score's name, an error or a repr.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tabveil.records import Score
 from tabveil.schema import Schema
 
 COMPARED_ROWS = 50_000
-"""No compared table has more rows than this: time and memory stay bounded, and the floor of a distance is low there."""
+"""No compared table has more rows than this: time and memory stay bounded, and distances have a low floor there."""
 
 REFERENCE_ROWS = 100_000
 """No table that others are compared with has more rows than this."""
@@ -40,7 +41,7 @@ _UINT64 = np.uint64
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Coded:
-    """A table as codes, its rows in an order that depends on their content and a salt but not on how they were stored.
+    """A table as codes, its rows in an order that depends on their content and a salt, not on how they were stored.
 
     Attributes:
       columns: the learned columns.
@@ -162,8 +163,8 @@ class MetricInput:
     def alike(self, roles: Sequence[str]) -> dict[str, Coded]:
         """The tables named by `roles` ("synthetic", "holdout", "real", "independent", "bootstrap"), all of one size.
 
-        The size is that of the smallest of train and of the named tables that has rows, at most COMPARED_ROWS. A synthetic
-        table without rows stays as it is; a holdout that is not there is left out.
+        The size is that of the smallest of train and of the named tables that has rows, at most COMPARED_ROWS. A
+        synthetic table without rows stays as it is; a holdout that is not there is left out.
         """
         train = self.coded["train"]
         own = {r: self.coded[r] for r in ("synthetic", "holdout") if r in roles and r in self.coded}

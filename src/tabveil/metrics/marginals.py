@@ -1,13 +1,14 @@
 """Mean 1-, 2- and 3-way total variation distance between the synthetic table and real rows.
 
-For a set of columns both tables are counted into the same cells and the distance is half the sum of absolute differences of
-shares: 0 for equal tables, 1 for tables with nothing in common. Numbers and dates fall into quantile bins of train (20 for
-one column, 8 for two or three), categories are their own cells; missing is a cell, and so is a value that the column does
-not allow. It is the k-marginal measure of SDNist (NIST) and of the marginal-based synthesis literature (McKenna, Miklau and
-Sheldon 2021, "Winning the NIST Contest"), beside the sampling floor that those leave out.
+For a set of columns both tables are counted into the same cells and the distance is half the sum of absolute
+differences of shares: 0 for equal tables, 1 for tables with nothing in common. Numbers and dates fall into quantile
+bins of train (20 for one column, 8 for two or three), categories are their own cells; missing is a cell, and so is a
+value that the column does not allow. It is the k-marginal measure of SDNist (NIST) and of the marginal-based
+synthesis literature (McKenna, Miklau and Sheldon 2021, "Winning the NIST Contest"), beside the sampling floor that
+those leave out.
 
-Privacy: bins and distances come from real rows outside any budget: INTERNAL. `charts` for a release edition looks at the
-synthetic table and the schema only.
+Privacy: bins and distances come from real rows outside any budget: INTERNAL. `charts` for a release edition looks at
+the synthetic table and the schema only.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Marginals(Metric):
     goal = "min"
 
     def compute(self, data: MetricInput) -> list[Score]:
-        """Up to six scores: as many columns together as there are, up to three, against train and against the holdout."""
+        """Up to six scores: one, two and three columns together, against train and against the holdout."""
         compared = data.alike(("synthetic", "holdout", "real", "independent", "bootstrap"))
         targets = {r: data.coded[r].take(REFERENCE_ROWS) for r in ("train", "holdout") if r in data.coded}
         scores = []
@@ -95,7 +96,7 @@ def _score(table: dict[str, Floats], *, target: str, names: Sequence[str], ways:
 
 
 def _distances(shares: Floats, *, against: int) -> Floats:
-    """Total variation distances, shape (against, tables - against): of the first tables to each of the last `against`."""
+    """Total variation distances of the first tables to each of the last ones, shape (against, tables - against)."""
     compared, targets = shares[:-against], shares[-against:]
     distances = 0.5 * np.abs(targets[:, None, :] - compared[None, :, :]).sum(axis=-1)
     empty = compared.sum(axis=-1) == 0
@@ -104,7 +105,7 @@ def _distances(shares: Floats, *, against: int) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """How one column's codes become bins: `edges` between the bins of a grid, None for a column that keeps its codes."""
+    """How one column's codes become bins: `edges` between bins of a grid, None for a column that keeps its codes."""
 
     column: Column
     edges: NDArray[np.float64] | None
@@ -177,5 +178,3 @@ class Stack:
         counts = np.bincount(self.owner * cells + cell, minlength=len(self.rows) * cells)
         shares: Floats = counts.reshape(len(self.rows), cells) / np.maximum(self.rows, 1)[:, None]
         return shares
-
-

@@ -1,0 +1,175 @@
+"""What every command shares: answers on stdout, messages and progress on stderr, one sentence for whatever goes wrong.
+
+Privacy: an unexpected error is named by its type alone: its text, or a traceback, could quote a row. TABVEIL_DEBUG=1 shows
+both to whoever sits before the terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from tabveil import errors
+
+EXIT_CODES = """\
+Exit codes: 0 done · 1 other failure · 2 wrong option or argument · 3 schema wrong, a draft, or for another table ·
+4 table unreadable or against its schema · 5 budget exceeded · 6 ledger unreachable, no such account, or chain broken ·
+7 verification failed · 8 optional package missing · 9 disk full or not writable · 70 internal error · 130 interrupted.
+"""
+
+USAGE_ERROR = typer.BadParameter.__mro__[2]
+"""The base of every mistake the parser finds; typer names it differently from version to version."""
+
+
+class InterruptedRun(errors.TabveilError):
+    """Ctrl-C or SIGTERM, turned into an error of ours before the parser swallows what it was told."""
+
+    exit_code = errors.INTERRUPTED_EXIT_CODE
+
+
+class Group(TyperGroup):
+    """Commands whose interruption keeps the notes that the pipeline gave it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            failure = InterruptedRun("Interrupted.")
+            failure.__notes__ = list(getattr(error, "__notes__", []))
+            raise failure from error
+
+
+def new_app(summary: str) -> typer.Typer:
+    """A group of commands with our manners."""
+    return typer.Typer(
+        cls=Group,
+        help=summary,
+        epilog=EXIT_CODES,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- answers
+
+
+def answer(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """A command's result on stdout: `data` as JSON, or `text` for a person."""
+    typer.echo(json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) if as_json else text)
+
+
+def tell(message: str) -> None:
+    """A message for a person, on stderr."""
+    typer.echo(message, err=True)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """`rows` as text, columns aligned; the last one is left as it is."""
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]) - 1)] if rows else []
+    return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(r, widths, strict=False)), r[-1]]).rstrip() for r in rows)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str, float], None] | None]:
+    """A callback that draws one bar per stage on stderr; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    look = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*look, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(stage: str, share: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=1.0)
+            bars.update(tasks[stage], completed=share)
+
+        yield show
+
+
+# ---------------------------------------------------------------------------------------------------------------- errors
+
+
+def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` and return its exit code; whatever goes wrong is one line on stderr."""
+    debug = bool(os.environ.get("TABVEIL_DEBUG"))
+    if not debug:
+        warnings.simplefilter("ignore")  # libraries quote rows in theirs
+    with _one_interrupt():
+        try:
+            result = app(args=None if arguments is None else list(arguments), prog_name="tabveil", standalone_mode=False)
+        except SystemExit as error:
+            return error.code if isinstance(error.code, int) else 1
+        except (KeyboardInterrupt, Exception) as error:
+            if debug:
+                traceback.print_exc()
+            code, line = outcome(error)
+            tell(f"tabveil: {line}")
+            return code
+    return result if isinstance(result, int) else 0
+
+
+def outcome(error: BaseException) -> tuple[int, str]:
+    """Exit code and the one line for an error: its sentence and notes where it is ours, its type alone where it is not."""
+    notes = list(getattr(error, "__notes__", []))
+    if isinstance(error, KeyboardInterrupt):
+        error = InterruptedRun("Interrupted.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error = errors.StorageError("The disk is full: nothing half-written is left behind.")
+    if isinstance(error, errors.TabveilError):
+        return error.exit_code, _line([str(error), *notes])
+    if isinstance(error, USAGE_ERROR):
+        return 2, _line([error.format_message(), "See --help."])
+    advice = "run with TABVEIL_DEBUG=1 for a traceback (it may show cell values)."
+    return errors.INTERNAL_EXIT_CODE, _line([f"Internal error, {type(error).__name__}: {advice}", *notes])
+
+
+def _line(parts: Sequence[str]) -> str:
+    return " ".join(" ".join(parts).split())
+
+
+@contextlib.contextmanager
+def _one_interrupt() -> Iterator[None]:
+    """Ctrl-C and SIGTERM both interrupt once; more of them do not disturb the tidying up."""
+    try:
+        old = {s: signal.signal(s, _interrupt) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    except ValueError:  # not in the main thread: whoever called us keeps his signals
+        yield
+        return
+    hook, sys.unraisablehook = sys.unraisablehook, _unraisable
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _unraisable(event: Any) -> None:
+    """An interrupt that hit a destructor, where Python drops it, is tried again a moment later; the rest is not shown."""
+    if event.exc_type is KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)

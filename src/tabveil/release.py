@@ -1,0 +1,269 @@
+"""The release folder: built beside its final place, renamed into it when whole, every file under one manifest.
+
+Privacy: what is written here may be published: samples, the fitted model, public knowledge, the account's events. Nothing
+here reads a private row; how long a fit took, which depends on the rows, is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tabveil.columns import Boolean, Column, Date, Datetime, Decimal
+from tabveil.errors import StorageError, UsageError
+from tabveil.records import Record
+from tabveil.schema import Schema
+from tabveil.tables import write_table, write_text
+
+FORMAT = 1
+"""Version of the folder's layout, under the key `tabveil_release`."""
+
+MANIFEST = "manifest.json"
+STAMP_FILE = "NOT_PRIVATE.txt"
+"""Lies in every folder whose table is not private, so that a listing of it says so."""
+
+RESCUED = ".rescued-model"
+"""Added to the release's name where a paid model is kept though the release could not be written."""
+
+PACKAGES = ("numpy", "pandas", "pyarrow", "scikit-learn", "dp-accounting", "opendp", "sqlalchemy")
+"""Packages whose versions a manifest names."""
+
+BYTES_PER_CELL = 24
+"""Disk one synthetic cell takes at most, CSV and Parquet together, for ordinary tables."""
+
+BYTES_BESIDE = 8 * 2**20
+"""Disk for the model, the reports and the rest."""
+
+
+@dataclass(frozen=True)
+class Manifest(Record):
+    """What a release folder says of itself.
+
+    Attributes:
+      tabveil_release: FORMAT.
+      stamp: "" for a private release, else "NOT PRIVATE" or "NOT A RELEASE".
+      provenance: a `records.Provenance` as a dict: generator, options, versions, created, rows; no seconds.
+      epsilon, delta: what was asked for; the statement says what was spent.
+      schema: digest of schema.yaml's content.
+      dataset: the account that paid, or None.
+      ledger_head: hash of the newest entry of the exported account, "" without one.
+      files: SHA-256 of every other file, by its path in the folder.
+      sha256: of everything above, so that a flipped byte in the manifest shows too.
+    """
+
+    tabveil_release: int
+    stamp: str
+    provenance: dict[str, Any]
+    epsilon: float
+    delta: float
+    schema: str
+    dataset: str | None
+    ledger_head: str
+    files: dict[str, str] = field(default_factory=dict)
+    sha256: str = ""
+
+    def sealed(self) -> Manifest:
+        """With `sha256` filled in."""
+        open_ = replace(self, sha256="")
+        return replace(open_, sha256=hashlib.sha256(open_.to_json().encode()).hexdigest())
+
+    def text(self) -> str:
+        """The file's content."""
+        return json_text(self.to_dict())
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """JSON as all files of a release hold it: sorted, indented, one line end at its end."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def versions() -> tuple[str, dict[str, str]]:
+    """Python's version, and those of PACKAGES."""
+    return platform.python_version(), {p: importlib.metadata.version(p) for p in PACKAGES}
+
+
+# ------------------------------------------------------------------------------------------------------------ the folder
+
+
+def check_new(out: str | os.PathLike[str]) -> Path:
+    """The absolute path of a folder that is not there yet, or is empty.
+
+    Raises:
+      UsageError: something is there already.
+    """
+    target = Path(os.path.realpath(out))
+    taken = not target.is_dir() if target.exists() else False
+    if taken or (target.is_dir() and any(target.iterdir())):
+        raise UsageError(f"{os.fspath(out)!r} is there already: name a folder that does not exist yet, or an empty one.")
+    return target
+
+
+@contextlib.contextmanager
+def new_folder(out: str | os.PathLike[str], *, needed: int = 0, keep: str | None = None) -> Iterator[Path]:
+    """A folder that appears under `out` when the block ends well, and leaves nothing there when it does not.
+
+    Args:
+      out: its place; must not exist, or be an empty folder. Missing folders above it are made, and taken away again.
+      needed: bytes that must be free on the disk.
+      keep: a folder inside that is worth keeping when the block fails once it exists: it is renamed to `out` + RESCUED,
+        which takes no disk, and the error gets a note saying so.
+
+    Raises:
+      UsageError: `out` is taken.
+      StorageError: too little disk is free, or the disk reported an error.
+    """
+    target = check_new(out)
+    temporary = target.with_name(f".tabveil-{uuid.uuid4().hex}.tmp")
+    made = [p for p in target.parents if not p.exists()]
+    try:
+        temporary.mkdir(parents=True)
+        check_space(temporary, needed)
+        yield temporary
+        sync(temporary)
+        os.rename(temporary, target)
+    except BaseException as error:
+        note = _rescue(temporary / keep, target) if keep else ""
+        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        failure = _told(error, temporary=temporary, out=os.fspath(out))
+        if note:
+            failure.add_note(note)
+        if failure is error:
+            raise
+        raise failure from None
+    sync(target.parent, deep=False)
+
+
+def _rescue(model: Path, target: Path) -> str:
+    if not (model / "model.json").is_file():
+        return ""
+    place = target.with_name(target.name + RESCUED)
+    while place.exists():
+        place = target.with_name(f"{target.name}.{uuid.uuid4().hex[:6]}{RESCUED}")
+    with contextlib.suppress(OSError):
+        os.rename(model, place)
+        return f"The fitted model, which is paid for, was kept in {str(place)!r}: `tabveil sample` draws rows from it."
+    return ""
+
+
+def _told(error: BaseException, *, temporary: Path, out: str) -> BaseException:
+    """The error in words that name the release instead of the hidden folder."""
+    if isinstance(error, StorageError):
+        return StorageError(str(error).replace(str(temporary), out).replace(" Nothing was left behind.", ""))
+    if isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return StorageError(f"{out!r} cannot be written: {'the disk is full' if full else reason(error)}.")
+    return error
+
+
+def reason(error: OSError) -> str:
+    """Why the operating system refused, in its own words, which name no file."""
+    return (os.strerror(error.errno) if error.errno else "the disk reported an error").lower()
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise StorageError where fewer than `needed` bytes are free at `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageError(
+            f"The disk has {_mebibytes(free)} free and the release may need {_mebibytes(needed)}: make room, or write it "
+            "elsewhere."
+        )
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def space_for(schema: Schema, rows: int | None) -> int:
+    """Bytes a release may need: an estimate from public knowledge."""
+    return BYTES_BESIDE + BYTES_PER_CELL * len(schema.columns) * (rows or schema.public_rows or 0)
+
+
+def sync(folder: Path, *, deep: bool = True) -> None:
+    """Make names in `folder` survive a power cut; the files in it have been synced when they were written."""
+    for place in [folder, *(p for p in folder.rglob("*") if p.is_dir())] if deep else [folder]:
+        with contextlib.suppress(OSError):
+            handle = os.open(place, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
+# ------------------------------------------------------------------------------------------------------------- its files
+
+
+def files_of(folder: Path) -> list[str]:
+    """Paths of everything in `folder` that is no folder, relative, with "/" between, sorted; the manifest left out."""
+    inside = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
+    return sorted(set(inside) - {MANIFEST})
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def seal(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest of all files that lie in `folder` now."""
+    sealed = replace(manifest, files={name: hash_of(folder / name) for name in files_of(folder)}).sealed()
+    write_text(folder / MANIFEST, sealed.text())
+    return sealed
+
+
+def write_synthetic(frame: pd.DataFrame, schema: Schema, folder: Path) -> None:
+    """synthetic.parquet and synthetic.csv, both readable under `schema`."""
+    write_table(frame, folder / "synthetic.parquet", **schema.text_formats)
+    write_table(spelled(frame, schema), folder / "synthetic.csv", **schema.text_formats)
+
+
+def spelled(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """`frame` with missing cells and truth values spelled as `schema` reads them.
+
+    A text file has an empty cell for a missing one and `true` and `false`; a schema may know other words only.
+    """
+    words = {c.name: _spelled(c, frame[c.name]) for c in schema.learned}
+    return frame.assign(**{name: values for name, values in words.items() if values is not None})
+
+
+def _spelled(column: Column, values: pd.Series) -> pd.Series | None:
+    """The column as text, or None where `write_table` writes what the schema reads."""
+    odd = isinstance(column, Boolean) and not (_knows(column.true, "true") and _knows(column.false, "false"))
+    if not odd and (not column.nullable or "" in column.missing):
+        return None
+    texts = _texts(column, values)
+    return texts.fillna(column.missing[0]) if column.nullable and "" not in column.missing else texts
+
+
+def _knows(texts: tuple[str, ...], word: str) -> bool:
+    return word in {t.lower() for t in texts}
+
+
+def _texts(column: Column, values: pd.Series) -> pd.Series:
+    """Text of every cell that is not missing, in the column's own format."""
+    if isinstance(column, Boolean):
+        texts = values.map({True: column.true[0], False: column.false[0]}, na_action="ignore")
+    elif isinstance(column, Decimal):
+        texts = values.map(f"{{:.{column.decimals}f}}".format, na_action="ignore")
+    elif isinstance(column, Date | Datetime):
+        texts = values.dt.strftime(column.format)
+    else:
+        texts = values.astype("string")
+    return texts.astype(object).where(values.notna(), None)
