@@ -8,8 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,11 @@ import pyarrow.csv as pacsv
 from tabveil._table import CODECS, DELIMITERS, Table, attempt, file_format, file_problem, guarded
 from tabveil.errors import DataError, UsageError
 
-_MAX_RECORD = 8 * 2**20
+_MAX_RECORD = 2 * 2**20
 """Bytes of a file parsed at a time, and so about the longest row it may hold."""
+
+_RAGGED = re.compile(r"CSV parse error: (?:Row #(\d+): )?Expected \d+ columns, got \d+")
+"""How pyarrow begins to say that a row has the wrong number of cells; the row itself follows."""
 
 _NOT_UTF8 = "is not UTF-8 text: save it as UTF-8 (in a spreadsheet: CSV UTF-8)"
 
@@ -95,47 +97,55 @@ class CsvTable(Table):
                 )
 
     def _read(self, columns: list[str]) -> Iterator[pd.DataFrame]:
-        ragged: list[int | None] = []
+        return guarded(self._frames(columns), self._row_problem)
 
-        def note(row: Any) -> str:
-            ragged.append(row.number)
-            return "error"
-
-        def problem(error: Exception) -> str:
-            return self._row_problem(error, ragged)
-
-        return guarded(self._frames(columns, on_ragged=note), problem)
-
-    def _frames(self, columns: list[str], *, on_ragged: Callable[[Any], str]) -> Generator[pd.DataFrame, None, None]:
-        end = uuid.uuid4().hex.replace(self._delimiter, "")
-        last_row = self._delimiter.join([end] * len(self.columns)).encode()
-        with self._open() as stream:
-            stream.read(self._offset)
-            reader = pacsv.open_csv(
-                _Ended(stream, b"\n" + last_row + b"\n"),
-                # one thread: the row handler learns row numbers, and memory stays at a few blocks
-                read_options=pacsv.ReadOptions(
-                    column_names=list(self.columns), block_size=_MAX_RECORD, encoding="utf8", use_threads=False
-                ),
-                parse_options=pacsv.ParseOptions(
-                    delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=on_ragged
-                ),
-                convert_options=pacsv.ConvertOptions(
-                    column_types={name: pa.string() for name in self.columns},
-                    strings_can_be_null=False,
-                    include_columns=columns,
-                ),
-            )
-            ended = False
-            for batch in reader:
-                ended = ended or (batch.num_rows > 0 and batch.column(0)[-1].as_py() == end)
-                yield from _slices(batch.slice(0, batch.num_rows - ended), chunk_rows=self.chunk_rows)
-        if not ended:
+    def _frames(self, columns: list[str]) -> Generator[pd.DataFrame, None, None]:
+        # No Python object takes part in the reading (no file object, no row handler): pyarrow calls it from a thread of
+        # its own, which dead-locks where the reader is dropped while that thread waits for the interpreter.
+        stream = self._open()
+        stream.read(self._offset)
+        if not stream.read(1):
+            return
+        stream = self._open()
+        stream.read(self._offset)
+        last = self.columns[-1]  # always read: an open quote shows there
+        tail = ""
+        for batch in pacsv.open_csv(stream, **self._options([*columns, *({last} - set(columns))])):
+            for start in range(0, batch.num_rows, self.chunk_rows):
+                yield batch.slice(start, self.chunk_rows).select(columns).to_pandas()
+            tail = batch.column(last)[-1].as_py() if batch.num_rows else tail
+        if ("\n" in tail or "\r" in tail) and not self._ends_quoted():
             raise DataError(f"The file {str(self._path)!r} opens a quote in its last column that is never closed.")
 
-    def _row_problem(self, error: Exception, ragged: list[int | None]) -> str:
+    def _options(self, columns: list[str]) -> dict[str, Any]:
+        return {
+            # one thread: errors then know the row's number
+            "read_options": pacsv.ReadOptions(
+                column_names=list(self.columns), block_size=_MAX_RECORD, use_threads=False
+            ),
+            "parse_options": pacsv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
+            "convert_options": pacsv.ConvertOptions(
+                column_types={name: pa.string() for name in self.columns},
+                strings_can_be_null=False,
+                include_columns=columns,
+            ),
+        }
+
+    def _ends_quoted(self) -> bool:
+        """Whether the file's last cell is closed by a quote; pyarrow takes an open one as it is, and says nothing.
+
+        Quotes inside a quoted cell are doubled, so an odd number of them at the end closes it.
+        """
+        end, stream = b"", self._open()
+        while block := stream.read(2**20):
+            end = (end + block)[-(2**20) :]
+        end = end.rstrip(b"\r\n")
+        return (len(end) - len(end.rstrip(b'"'))) % 2 == 1
+
+    def _row_problem(self, error: Exception) -> str:
+        ragged = _RAGGED.match(str(error))
         if ragged:
-            where = "a row" if ragged[0] is None else f"row {ragged[0]} below the header (blank lines not counted)"
+            where = f"row {ragged[1]} below the header (blank lines not counted)" if ragged[1] else "a row"
             return (
                 f"The file {str(self._path)!r} has more or fewer cells in {where} than the {len(self.columns)} columns "
                 "of its header: look for a missing quote or delimiter there."
@@ -145,31 +155,6 @@ class CsvTable(Table):
         if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
             return f"The file {str(self._path)!r} {_NOT_UTF8}."
         return self._problem(error)
-
-
-class _Ended(io.RawIOBase):
-    """A stream with a known last row put after it: where the parser does not find that row, an open quote ate it.
-
-    pyarrow takes the rest of a file whose quote is never closed for one cell, and says nothing.
-    """
-
-    def __init__(self, stream: Any, last: bytes) -> None:
-        super().__init__()
-        self._stream, self._last = stream, last
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        block: bytes = self._stream.read(size)
-        if not block:
-            block, self._last = self._last, b""
-        return block
-
-
-def _slices(batch: pa.RecordBatch, *, chunk_rows: int) -> Iterator[pd.DataFrame]:
-    for start in range(0, batch.num_rows, chunk_rows):
-        yield batch.slice(start, chunk_rows).to_pandas()
 
 
 def _record_end(text: bytes, *, final: bool) -> int | None:

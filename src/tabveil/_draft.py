@@ -180,9 +180,7 @@ def _outward(low: float, high: float, *, digits: int) -> tuple[float, float]:
     return round(math.floor(low / step) * step, digits), round(math.ceil(high / step) * step, digits)
 
 
-def _dates(
-    name: str, stamps: pd.Series, missing: tuple[str, ...], *, pattern: str | None, doubt: str = ""
-) -> Column:
+def _dates(name: str, stamps: pd.Series, missing: tuple[str, ...], *, pattern: str | None, doubt: str = "") -> Column:
     """Date, or datetime with the coarsest resolution that fits; bounds are whole years."""
     low, high = dt.date(stamps.min().year, 1, 1), dt.date(stamps.max().year, 12, 31)
     note = f"First and last year in the table.{doubt}"

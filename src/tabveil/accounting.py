@@ -284,8 +284,8 @@ def calibrate(make_event: Callable[[float], DpEvent], epsilon: float, delta: flo
     """The smallest noise scale whose event costs at most `epsilon` at `delta`.
 
     The scale returned has been priced: `accounting.epsilon(make_event(scale), delta)` is at most `epsilon`, always,
-    and a scale 0.1 % smaller would cost more (where cost falls smoothly with the scale). The search starts from the Rényi and
-    zCDP bounds, which cost nothing to compute, and stays near their solution: tiny noise, where privacy loss
+    and a scale 0.1 % smaller would cost more (where cost falls smoothly with the scale). The search starts from the
+    Rényi and zCDP bounds, which cost nothing to compute, and stays near their solution: tiny noise, where privacy loss
     distributions grow beyond memory, is never tried.
 
     Args:

@@ -1,14 +1,16 @@
 """From a public schema to the coarse domain a model works on, by charged histograms only.
 
-Numbers and dates are refined level by level: a column's grid is cut into at most `BRANCHES` pieces, the pieces whose noisy count
-is large are cut again, and so on down to single values, so that inflated values (the zeros of a capital gain) end as pieces of
-their own. The pieces are then joined, left to right, into cells of about equal mass; a single value that heavy stays alone, an
-atom. Within a cell, rows are drawn back by the pieces' noisy counts. Rare categories share one cell.
+Numbers and dates are refined level by level: a column's grid is cut into at most `BRANCHES` pieces, the pieces whose
+noisy count is large are cut again, and so on down to single values, so that inflated values (the zeros of a capital
+gain) end as pieces of their own. The pieces are then joined, left to right, into cells of about equal mass; a single
+value that heavy stays alone, an atom. Within a cell, rows are drawn back by the pieces' noisy counts. Rare categories
+share one cell.
 
-How many levels there are follows from the schema alone; how pieces are cut follows from noisy counts that are already paid for.
+How many levels there are follows from the schema alone; how pieces are cut follows from noisy counts that are already
+paid for.
 
-Privacy: adaptive composition of charged histograms (`mechanisms.PrivateRows.counts`) with noise fixed in advance; all else here
-is post-processing. Bounds, categories and resolutions are the schema's (traps A1, A2).
+Privacy: adaptive composition of charged histograms (`mechanisms.PrivateRows.counts`) with noise fixed in advance; all
+else here is post-processing. Bounds, categories and resolutions are the schema's (traps A1, A2).
 """
 
 from __future__ import annotations
@@ -151,7 +153,9 @@ def binned(column: Grid, pieces: Pieces, cells: int) -> Axis:
 
 
 def _equal_mass(mass: Floats, goal: float) -> NDArray[np.int64]:
-    """Cell numbers, rising from 0: a cell closes when it reaches `goal`; a piece that reaches it alone stays alone."""
+    """Cell numbers, rising from 0: a cell closes when it reaches `goal`; a piece that reaches it alone stays
+    alone.
+    """
     cell = np.zeros(len(mass), dtype=np.int64)
     number, held = 0, 0.0
     for i, m in enumerate(mass.tolist()):
@@ -164,11 +168,11 @@ def _equal_mass(mass: Floats, goal: float) -> NDArray[np.int64]:
 
 
 def without_rare(axis: Axis, counts: Floats, threshold: float) -> tuple[Axis, NDArray[np.int64]]:
-    """The axis with cells below `threshold` joined (listed values into one cell, neighbouring bins with each other), and the new
-    cell of each old one.
+    """The axis with cells below `threshold` joined (listed values into one cell, neighbouring bins with each other),
+    and the new cell of each old one.
 
-    Cells joined are drawn back by their noisy counts (McKenna, Miklau, Sheldon 2021, "Winning the NIST contest", 3.3, draws them
-    back evenly). The missing cell joins only other listed values.
+    Cells joined are drawn back by their noisy counts (McKenna, Miklau, Sheldon 2021, "Winning the NIST contest", 3.3,
+    draws them back evenly). The missing cell joins only other listed values.
     """
     if isinstance(axis.column, Categorical) and not axis.column.ordered:
         groups = _rare_together(counts, threshold)
@@ -190,7 +194,9 @@ def _rare_together(counts: Floats, threshold: float) -> NDArray[np.int64]:
 
 
 def _rare_with_neighbour(counts: Floats, threshold: float, *, fixed: int) -> NDArray[np.int64]:
-    """Ordered cells joined left to right until each group holds `threshold`; the last `fixed` cells stay as they are."""
+    """Ordered cells joined left to right until each group holds `threshold`; the last `fixed` cells stay as they
+    are.
+    """
     free = len(counts) - fixed
     groups = _at_least(counts[:free], threshold)
     return np.append(groups, groups.max(initial=-1) + 1 + np.arange(fixed)).astype(np.int64)
@@ -210,7 +216,9 @@ def _at_least(counts: Floats, threshold: float) -> NDArray[np.int64]:
 
 
 def cells_for(rows: float, sigma: float) -> int:
-    """Cells per number column, so that `rows` rows spread evenly over a pair of such columns stand out of noise `sigma`."""
+    """Cells per number column, so that `rows` rows spread evenly over a pair of such columns stand out of noise
+    `sigma`.
+    """
     return int(np.clip(math.sqrt(max(rows, 0.0) / (PAIR_NOISE * sigma)), *CELLS))
 
 

@@ -1,11 +1,13 @@
 """Table <-> codes: a pure function of declared columns and of charged histograms.
 
-A *code* is a column's own numbering of its values: the label's index (categorical, boolean) or the step number from the low
-bound (integer, decimal, date, datetime). One more code, `size(column)`, means missing. An `Axis` then cuts a column's codes
-into *cells*, the coarse domain a model works on, by way of *leaves*, the finest pieces any charged histogram knows.
+A *code* is a column's own numbering of its values: the label's index (categorical, boolean) or the step number from
+the low bound (integer, decimal, date, datetime). One more code, `size(column)`, means missing. An `Axis` then cuts a
+column's codes into *cells*, the coarse domain a model works on, by way of *leaves*, the finest pieces any charged
+histogram knows.
 
-Privacy: nothing is learned here. Encoding a row looks at that row and at public column definitions only, so adding or removing
-one row changes one row of codes (traps A1, A2). What an `Axis` knows about the data it got from charged counts.
+Privacy: nothing is learned here. Encoding a row looks at that row and at public column definitions only, so adding or
+removing one row changes one row of codes (traps A1, A2). What an `Axis` knows about the data it got from charged
+counts.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ def refusal(column: Column) -> str:
 
 
 def parse(column: Column, values: pd.Series) -> tuple[Codes, NDArray[np.bool_]]:
-    """Codes with out-of-bounds numbers clipped, and a mask of the rows whose value is invalid (their code is INVALID).
+    """Codes with out-of-bounds numbers clipped, and a mask of the rows whose value is invalid (their code is
+    INVALID).
 
     A number outside its bounds counts as invalid unless the column says `clip`.
     """
@@ -100,7 +103,9 @@ def _texts(values: pd.Series) -> pd.Series:
         return values.astype("Float64").astype("Int64").astype("string").astype(object)
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(object)
-    return values if pd.api.types.infer_dtype(values, skipna=True) == "string" else values.astype("string").astype(object)
+    return (
+        values if pd.api.types.infer_dtype(values, skipna=True) == "string" else values.astype("string").astype(object)
+    )
 
 
 @singledispatch
@@ -112,14 +117,14 @@ def _codes(column: Column, values: pd.Series) -> Codes:
 @_codes.register
 def _(column: Categorical, values: pd.Series) -> Codes:
     index = pd.Index(column.labels, dtype=object)
-    return index.get_indexer(pd.Index(_texts(values), dtype=object)).astype(np.int64)
+    return np.asarray(index.get_indexer(pd.Index(_texts(values), dtype=object)), dtype=np.int64)
 
 
 @_codes.register
 def _(column: Boolean, values: pd.Series) -> Codes:
     table = {t.lower(): 1 for t in column.true} | {t.lower(): 0 for t in column.false}
     texts = _texts(values).map(lambda t: t.lower() if isinstance(t, str) else t)
-    return texts.map(table).fillna(INVALID).to_numpy(dtype=np.int64)
+    return np.asarray(texts.map(table).fillna(INVALID), dtype=np.int64)
 
 
 @_codes.register
@@ -144,7 +149,8 @@ def _(column: Datetime, values: pd.Series) -> Codes:
 
 
 def _numbers(values: pd.Series) -> Floats:
-    return pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = pd.to_numeric(values, errors="coerce")
+    return np.asarray(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def _to_grid(column: Grid, steps: Floats) -> Codes:
@@ -181,7 +187,7 @@ def _parse_stamps(values: pd.Series, pattern: str) -> NDArray[np.datetime64]:
         return np.full(len(values), np.datetime64("NaT", "s"))
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         if "%f" in pattern:
-            return pd.to_datetime(values, format=pattern, errors="coerce").to_numpy().astype("datetime64[s]")
+            return np.asarray(pd.to_datetime(values, format=pattern, errors="coerce"), dtype="datetime64[s]")
         array = pc.strptime(array, format=pattern, unit="s", error_is_null=True)
     elif not pa.types.is_temporal(array.type):
         return np.full(len(values), np.datetime64("NaT", "s"))
@@ -191,7 +197,8 @@ def _parse_stamps(values: pd.Series, pattern: str) -> NDArray[np.datetime64]:
 
 @singledispatch
 def decode(column: Column, codes: Codes) -> pd.Series:
-    """Values of `codes` in the published form: text, "boolean", int64 (Int64 where a cell may be missing), float64 rounded
+    """Values of `codes` in the published form: text, "boolean", int64 (Int64 where a cell may be missing), float64
+    rounded
     to the column's decimals, datetime64[s].
 
     Args:
@@ -269,10 +276,12 @@ class Axis:
 
     Attributes:
       column: what is cut.
-      edges: shape (leaves + 1,), rising codes: leaf i holds the codes edges[i] to edges[i + 1] - 1. Missing, where the column
-        may be missing, is one leaf more, the last. Covers all codes from edges[0] to edges[-1] - 1; others are in no leaf.
+      edges: shape (leaves + 1,), rising codes: leaf i holds the codes edges[i] to edges[i + 1] - 1. Missing, where
+        the column may be missing, is one leaf more, the last. Covers all codes from edges[0] to edges[-1] - 1; others
+        are in no leaf.
       cell: shape (leaves,), the cell of each leaf, or -1 for a leaf that is not counted.
-      weight: shape (leaves,), how likely each leaf is within its cell, up to a factor; >= 0. Within a leaf codes are even.
+      weight: shape (leaves,), how likely each leaf is within its cell, up to a factor; >= 0. Within a leaf codes are
+        even.
     """
 
     column: Column

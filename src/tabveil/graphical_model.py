@@ -1,9 +1,9 @@
 """Graphical models over discrete columns: estimation from noisy marginals, and sampling, on a junction tree.
 
-The maximum-entropy distribution that fits a set of noisy marginals is a Markov random field with one potential per measured
-marginal (McKenna, Sheldon, Miklau 2019, "Graphical-model based estimation and inference for differential privacy", Theorem 1).
-Potentials live on the cliques of a junction tree; belief propagation gives every clique's marginal in two passes (Koller &
-Friedman 2009, 10.2). All arrays are numpy, nothing is compiled per structure.
+The maximum-entropy distribution that fits a set of noisy marginals is a Markov random field with one potential per
+measured marginal (McKenna, Sheldon, Miklau 2019, "Graphical-model based estimation and inference for differential
+privacy", Theorem 1). Potentials live on the cliques of a junction tree; belief propagation gives every clique's
+marginal in two passes (Koller & Friedman 2009, 10.2). All arrays are numpy, nothing is compiled per structure.
 
 Privacy: post-processing. Nothing here sees a row: the inputs are counts that were charged and noised elsewhere.
 """
@@ -85,8 +85,8 @@ class JunctionTree:
 def junction_tree(sizes: Sequence[int], cliques: Sequence[Sequence[int]]) -> JunctionTree:
     """Junction tree whose cliques hold every given clique and every attribute.
 
-    Attributes are eliminated cheapest neighbourhood first (by table size); the maximal cliques met are joined along separators of
-    the greatest weight (Koller & Friedman 2009, 9.4.3 and 10.4.2).
+    Attributes are eliminated cheapest neighbourhood first (by table size); the maximal cliques met are joined along
+    separators of the greatest weight (Koller & Friedman 2009, 9.4.3 and 10.4.2).
     """
     maximal = _eliminate(sizes, cliques)
     member = np.zeros((len(maximal), len(sizes)), dtype=np.int32)
@@ -97,7 +97,9 @@ def junction_tree(sizes: Sequence[int], cliques: Sequence[Sequence[int]]) -> Jun
 
 
 def _prim(weight: NDArray[np.int32]) -> tuple[list[int], tuple[int, ...]]:
-    """Maximum spanning tree (Prim 1957): nodes in the order they join, and for each the place of its parent in that order."""
+    """Maximum spanning tree (Prim 1957): nodes in the order they join, and for each the place of its parent in that
+    order.
+    """
     order, parents = [0], [-1]
     best, through = weight[0].copy(), np.zeros(len(weight), dtype=np.int64)
     best[0] = -1
@@ -113,9 +115,9 @@ def _prim(weight: NDArray[np.int32]) -> tuple[list[int], tuple[int, ...]]:
 
 def _eliminate(sizes: Sequence[int], cliques: Sequence[Sequence[int]]) -> list[frozenset[int]]:
     near: dict[int, set[int]] = {a: {a} for a in range(len(sizes))}
-    for clique in cliques:
-        for a in clique:
-            near[a] |= set(clique)
+    for given in cliques:
+        for a in given:
+            near[a] |= set(given)
     log_size = np.log(np.maximum(np.asarray(sizes, dtype=np.float64), 1.0))
     cost = {a: float(sum(log_size[b] for b in n)) for a, n in near.items()}
     found: list[frozenset[int]] = []
@@ -142,7 +144,7 @@ def _log_sum(array: Array, axes: tuple[int, ...]) -> Array:
     top = array.max(axis=axes, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):
-        return np.log(np.exp(array - top).sum(axis=axes)) + np.squeeze(top, axis=axes)
+        return np.asarray(np.log(np.exp(array - top).sum(axis=axes)) + np.squeeze(top, axis=axes))
 
 
 class GraphicalModel:
@@ -176,7 +178,9 @@ class GraphicalModel:
         return GraphicalModel(self.sizes, self.tree, [self._factor(i, b) for i, b in enumerate(beliefs)], self.total)
 
     def _factor(self, i: int, belief: Array) -> Array:
-        """Log of clique i's table given its separator: a junction tree's law is the product of these (Koller & Friedman 10.2.3)."""
+        """Log of clique i's table given its separator: a junction tree's law is the product of these (Koller &
+        Friedman 10.2.3).
+        """
         logs = np.log(np.maximum(belief, TINY))
         if self.tree.parents[i] < 0:
             return np.asarray(logs)
@@ -208,8 +212,8 @@ class GraphicalModel:
     def marginal(self, attributes: Sequence[int]) -> Array:
         """Expected counts over `attributes`, axes in the order given, any subset of the attributes.
 
-        Exact; where no clique holds them all, the tree's conditional tables are multiplied out and summed as early as may be, so
-        the cost grows with the attributes asked for.
+        Exact; where no clique holds them all, the tree's conditional tables are multiplied out and summed as early as
+        may be, so the cost grows with the attributes asked for.
         """
         wanted = tuple(sorted(attributes))
         home = self.tree.home(wanted)
@@ -219,11 +223,11 @@ class GraphicalModel:
             table = self._multiply_out(wanted)
         return np.transpose(table, [wanted.index(a) for a in attributes])
 
-    def pairs(self) -> dict[Clique, Array]:
+    def pairs(self) -> dict[tuple[int, int], Array]:
         """Expected counts of every pair of attributes (a, b), a < b, axes in that order.
 
-        Where no clique holds more than two attributes, conditional tables are chained along the tree from every attribute;
-        otherwise each pair is a `marginal` of its own.
+        Where no clique holds more than two attributes, conditional tables are chained along the tree from every
+        attribute; otherwise each pair is a `marginal` of its own.
         """
         d = len(self.sizes)
         if max(len(c) for c in self.tree.cliques) > 2:
@@ -284,9 +288,10 @@ class GraphicalModel:
     def sample(self, rows: int, rng: np.random.Generator) -> Ints:
         """`rows` draws, shape (rows, attributes).
 
-        Each clique's new attributes are drawn given its separator, by systematic sampling within every separator value, in random
-        order: each row has exactly the model's law, and the table's clique counts differ from rows times probability by less
-        than independent draws would.
+        Each clique's new attributes are drawn given its separator, by systematic sampling within every separator
+        value, in random
+        order: each row has exactly the model's law, and the table's clique counts differ from rows times probability
+          by less than independent draws would.
         """
         out = np.zeros((rows, len(self.sizes)), dtype=np.int64)
         for i, clique in enumerate(self.tree.cliques):
@@ -355,9 +360,9 @@ def estimate(
 ) -> GraphicalModel:
     """The graphical model whose marginals fit `measurements` best, each weighted by 1/sigma^2.
 
-    Minimises sum_m |marginal_m - counts_m|^2 / (2 sigma_m^2) over the marginal polytope by the accelerated interior gradient
-    method with an entropic prox (Auslender & Teboulle 2006, section 5; McKenna et al. 2019, 4.2), restarted with a
-    shorter step whenever the loss rises (O'Donoghue & Candes 2015).
+    Minimises sum_m |marginal_m - counts_m|^2 / (2 sigma_m^2) over the marginal polytope by the accelerated interior
+    gradient method with an entropic prox (Auslender & Teboulle 2006, section 5; McKenna et al. 2019, 4.2), restarted
+    with a shorter step whenever the loss rises (O'Donoghue & Candes 2015).
 
     Args:
       sizes: cells per attribute, each >= 1.
@@ -417,7 +422,9 @@ class _Loss:
 def _descend(
     model: GraphicalModel, loss: _Loss, iterations: int, progress: Callable[[float], None] | None
 ) -> GraphicalModel:
-    """Accelerated interior gradient: `best` is a running mixture of clique tables, `fast` the mirror point it is mixed from."""
+    """Accelerated interior gradient: `best` is a running mixture of clique tables, `fast` the mirror point it is
+    mixed from.
+    """
     step = FIRST_STEP / (model.total * loss.curvature)
     fast, best = model, list(model.beliefs)
     value, share, checked = loss(best)[0], 1.0, math.inf

@@ -1,18 +1,20 @@
 """The only file that reads private rows for counts and choices: charge, read, noise, in one call.
 
-`PrivateRows` stands between a fit and its table. Each of its methods first takes an already committed event from the receipt
-(nothing is read before that), then reads, then adds noise of exactly the size that event says: what runs and what is charged
-are the same object.
+`PrivateRows` stands between a fit and its table. Each of its methods first takes an already committed event from the
+receipt (nothing is read before that), then reads, then adds noise of exactly the size that event says: what runs and
+what is charged are the same object.
 
-Privacy: neighbouring tables differ in one unit, which holds at most k = schema.contributions rows after bounding. A histogram
-puts each row into at most one cell, so one unit moves it by at most k in L2 norm (all its rows in one cell is the worst case)
-and noise of standard deviation sigma costs rho = k^2 / (2 sigma^2) (Canonne, Kamath, Steinke 2020, Theorem 14). A choice scores
-candidates by L1 distances that one unit moves by at most k each. Counts are unbiased and are not clipped (trap A18).
+Privacy: neighbouring tables differ in one unit, which holds at most k = schema.contributions rows after bounding. A
+histogram puts each row into at most one cell, so one unit moves it by at most k in L2 norm (all its rows in one
+cell is the worst case) and noise of standard deviation sigma costs rho = k^2 / (2 sigma^2) (Canonne, Kamath,
+Steinke 2020, Theorem 14). A choice scores candidates by L1 distances that one unit moves by at most k each. Counts
+are unbiased and are not clipped (trap A18).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -66,7 +68,9 @@ def _bits(count: int) -> Words:
 
 
 def gaussian_noise(cells: int, event: DiscreteGaussianDpEvent) -> NDArray[np.int64]:
-    """Discrete Gaussian noise of `event.sigma` for `cells` cells, from OpenDP or, where that would dominate, from `samplers`."""
+    """Discrete Gaussian noise of `event.sigma` for `cells` cells, from OpenDP or, where that would dominate, from
+    `samplers`.
+    """
     vectorised = cells > OPENDP_CELLS and MIN_SIGMA <= event.sigma <= MAX_SIGMA
     if vectorised or (noise_is_seeded() and MIN_SIGMA <= event.sigma <= MAX_SIGMA):
         return discrete_gaussian(cells, event.sigma, _bits)
@@ -81,13 +85,27 @@ def laplace_noise(cells: int, event: DiscreteLaplaceDpEvent) -> NDArray[np.int64
 
 
 def _added(measurement: dp.Measurement, cells: int, sensitivity: int) -> NDArray[np.int64]:
-    if not math.isfinite(measurement.map(sensitivity)):
+    if not math.isfinite(_price(measurement, sensitivity)):
         raise UnchargedError("The noise library puts no finite price on this query.")
     return np.asarray(measurement([0] * cells), dtype=np.int64)
 
 
+def _price(measurement: dp.Measurement, sensitivity: int) -> float:
+    """What OpenDP itself says the measurement costs."""
+    return float(measurement.map(sensitivity))  # type: ignore[no-untyped-call]
+
+
+@functools.lru_cache(maxsize=256)
+def _noisy_max(scale: float) -> dp.Measurement:
+    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.linf_distance(T="i64")
+    return dp.m.make_noisy_max(*space, dp.zero_concentrated_divergence(), scale=scale)
+
+
 def noisy_argmax(scores: NDArray[np.int64], sensitivity: int, event: ExponentialMechanismDpEvent) -> int:
-    """Position of the largest score after noise: OpenDP's report-noisy-max, event.epsilon-DP.
+    """Position of the largest score after Gumbel noise, the exponential mechanism, by OpenDP's report-noisy-max.
+
+    OpenDP adds Gumbel noise where zCDP is asked for and exponential noise where pure DP is; only the former has a
+    privacy loss of range epsilon, which is what `event` is charged for (Cesar & Rogers 2021; McSherry & Talwar 2007).
 
     Args:
       scores: shape (candidates,), whole numbers.
@@ -101,9 +119,8 @@ def noisy_argmax(scores: NDArray[np.int64], sensitivity: int, event: Exponential
     scale = math.nextafter(2 * sensitivity / event.epsilon * (1 + 1e-12), math.inf)
     if generator is not None:
         return int(np.argmax(scores + scale * generator.gumbel(size=len(scores))))
-    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.linf_distance(T="i64")
-    measurement = dp.m.make_noisy_max(*space, dp.max_divergence(), scale=scale)
-    if measurement.map(sensitivity) > event.epsilon:
+    measurement = _noisy_max(scale)
+    if _price(measurement, sensitivity) > event.epsilon**2 / 8 * (1 + 1e-12):
         raise UnchargedError("The noise library's price for this choice is above what was charged.")
     return int(measurement(scores.tolist()))
 
@@ -165,8 +182,8 @@ class PrivateRows:
         Raises:
           UnchargedError: the receipt does not cover `label`.
 
-        Privacy: report noisy max on whole-number scores; one unit moves each score by at most k * FIXED_POINT, since it moves
-        the counts by at most k in L1 and estimates and handicaps are public. Exact scores stay inside.
+        Privacy: report noisy max on whole-number scores; one unit moves each score by at most k * FIXED_POINT, since
+          it moves the counts by at most k in L1 and estimates and handicaps are public. Exact scores stay inside.
         """
         event = self._take(label, ExponentialMechanismDpEvent)
         scores = self._score(contest)[np.asarray(allowed)]
@@ -175,7 +192,9 @@ class PrivateRows:
         return allowed[int(scores.argmax())]
 
     def _take(self, label: str, *kinds: type[DpEvent]) -> DpEvent:
-        """The charged event, checked to be of a kind this mechanism runs and priced for this schema's contributions."""
+        """The charged event, checked to be of a kind this mechanism runs and priced for this schema's
+        contributions.
+        """
         event = self._receipt.take(label)
         if isinstance(event, NonPrivateDpEvent):
             return event
@@ -246,8 +265,9 @@ class PrivateRows:
 def bounded_contributions(units: NDArray[np.object_], most: int) -> NDArray[np.int64]:
     """Positions of at most `most` rows of every unit, chosen evenly, in rising order.
 
-    Privacy: which rows of a unit are kept depends on that unit's rows and on fresh entropy only, so adding or removing a unit
-    changes at most `most` kept rows (trap A17). Rows without a unit count as one unit together, which protects them all.
+    Privacy: which rows of a unit are kept depends on that unit's rows and on fresh entropy only, so adding or
+      removing a unit changes at most `most` kept rows (trap A17). Rows without a unit count as one unit together,
+      which protects them all.
     """
     numbers, _ = pd.factorize(units)
     order = np.lexsort((_bits(len(units)), numbers))

@@ -1,11 +1,12 @@
 """Exact discrete Laplace and discrete Gaussian draws, many at a time, on integers and random bits alone.
 
-Algorithms 1 to 3 of Canonne, Kamath, Steinke 2020, "The discrete Gaussian for differential privacy", run on whole arrays:
-every probability is a ratio of integers that fit 64 bits, every coin a comparison of a uniform integer, so that no floating
-point stands between the random bits and the noise (trap A13).
+Algorithms 1 to 3 of Canonne, Kamath, Steinke 2020, "The discrete Gaussian for differential privacy", run on whole
+arrays: every probability is a ratio of integers that fit 64 bits, every coin a comparison of a uniform integer, so
+that no floating point stands between the random bits and the noise (trap A13).
 
-Privacy: these are the laws that `DiscreteGaussianDpEvent` and `DiscreteLaplaceDpEvent` charge for. Bits come from the operating
-system unless a test hands in its own (trap A12). OpenDP's samplers are the oracle they are tested against.
+Privacy: these are the laws that `DiscreteGaussianDpEvent` and `DiscreteLaplaceDpEvent` charge for. Bits come from the
+operating system unless a test hands in its own (trap A12). OpenDP's samplers are the oracle they are tested
+against.
 """
 
 from __future__ import annotations

@@ -182,9 +182,7 @@ class Schema:
     # ------------------------------------------------------------------------------------------------------ approval
 
     @classmethod
-    def _propose(
-        cls, source: Any, *, sdv: Mapping[str, Any] | str | Path | None = None, name: str = "table"
-    ) -> Schema:
+    def _propose(cls, source: Any, *, sdv: Mapping[str, Any] | str | Path | None = None, name: str = "table") -> Schema:
         """Propose a schema by looking at rows; called as `Schema.draft(table)`.
 
         Args:

@@ -86,7 +86,9 @@ def test_cells_of_probability_zero_stay_at_zero() -> None:
     potentials[home][:, 1] = -np.inf
     masked = GraphicalModel(SIZES, model.tree, potentials, model.total)
     np.testing.assert_allclose(masked.marginal((1,))[1], 0.0)
-    np.testing.assert_allclose(masked.marginal((0, 1, 2)), project(brute_force(masked), (0, 1, 2)), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        masked.marginal((0, 1, 2)), project(brute_force(masked), (0, 1, 2)), rtol=1e-9, atol=1e-12
+    )
     assert not (masked.sample(1000, np.random.default_rng(0))[:, 1] == 1).any()
 
 
@@ -94,7 +96,8 @@ def noisy(cliques: list[tuple[int, ...]], sigma: float) -> list[Measurement]:
     rng = np.random.default_rng(1)
     joint = brute_force(random_model([(0, 1, 2, 3)], seed=2))
     return [
-        Measurement(c, project(joint, c) + sigma * rng.normal(size=[SIZES[a] for a in c]), max(sigma, 1.0)) for c in cliques
+        Measurement(c, project(joint, c) + sigma * rng.normal(size=[SIZES[a] for a in c]), max(sigma, 1.0))
+        for c in cliques
     ]
 
 
@@ -108,7 +111,8 @@ def test_noiseless_marginals_are_reproduced(cliques: list[tuple[int, ...]]) -> N
 
 @pytest.mark.parametrize("cliques", [c for c in CLIQUES.values() if c], ids=[k for k, c in CLIQUES.items() if c])
 def test_no_feasible_direction_lowers_the_loss(cliques: list[tuple[int, ...]]) -> None:
-    """First-order optimality over the marginal polytope: no vertex (one cell holding all rows) is downhill (Frank & Wolfe)."""
+    """First-order optimality over the marginal polytope: no vertex (one cell holding all rows) is downhill (Frank &
+    Wolfe)."""
     measured = noisy(cliques, 30.0)
     model = estimate(SIZES, measured, iterations=5000)
     downhill = np.zeros(SIZES)
@@ -172,7 +176,8 @@ def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
 
 @pytest.mark.parametrize("name", ["chain", "cyclic", "two components", "whole", "none"])
 def test_samples_have_the_models_law(name: str) -> None:
-    """alpha = 1e-9 per case, n = 1,000,000 rows. Rows are drawn systematically, which can only shrink the statistic."""
+    """alpha = 1e-9 per case, n = 1,000,000 rows. Rows are drawn systematically, which can only shrink the
+    statistic."""
     model = random_model(CLIQUES[name])
     rows = model.sample(1_000_000, np.random.default_rng(5))
     counts = np.bincount(np.ravel_multi_index(rows.T, SIZES), minlength=120).reshape(SIZES)

@@ -76,9 +76,7 @@ COLUMNS = st.one_of(
         **common,
     ),
     st.builds(Boolean, **common),
-    st.builds(
-        Identifier, pattern=names.map(lambda t: t.replace("{", "{{").replace("}", "}}") + "{n:03d}"), **common
-    ),
+    st.builds(Identifier, pattern=names.map(lambda t: t.replace("{", "{{").replace("}", "}}") + "{n:03d}"), **common),
 )
 
 

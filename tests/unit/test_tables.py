@@ -207,7 +207,7 @@ def test_an_endless_line_is_refused_quickly_in_bounded_memory(head, tmp_path):
     path = put(tmp_path, head)
     os.truncate(path, 200 * 2**20)  # NUL bytes without a line end; sparse, so it costs no disk
     kib, seconds, message = python(LONG, path).stdout.split(maxsplit=2)
-    assert "longer than 8 MiB" in message
+    assert "longer than 2 MiB" in message
     assert int(kib) < 120 * 1024
     assert float(seconds) < 10
 
@@ -320,7 +320,7 @@ def test_wide_tables_and_many_categories(tmp_path):
 
 
 def test_chunks_across_blocks_of_a_large_file(tmp_path):
-    rows_ = 300_000  # 12 MB, so two blocks of the parser
+    rows_ = 300_000  # 12 MB, so several blocks of the parser
     path = put(tmp_path, "a,b\n" + "".join(f"{i},{'x' * 33}\n" for i in range(rows_)))
     seen = np.concatenate([c["a"].to_numpy().astype(int) for c in open_table(path).chunks(["a"])])
     assert np.array_equal(seen, np.arange(rows_))
@@ -546,4 +546,3 @@ def test_files_get_the_usual_permissions_and_links_are_followed(tmp_path):
 def test_paths_that_cannot_be_written(path, says, tmp_path):
     target = path(tmp_path)
     refused(StorageError, lambda: write_text(target, SECRET), says)
-

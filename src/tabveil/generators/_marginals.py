@@ -1,7 +1,7 @@
 """What the marginal generators share: dividing a budget among charged queries, and saving axes.
 
-Privacy: `divide` turns (epsilon, delta) into noise levels from the schema alone, and the ledger charges exactly these events.
-Everything else is post-processing.
+Privacy: `divide` turns (epsilon, delta) into noise levels from the schema alone, and the ledger charges exactly these
+events. Everything else is post-processing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Part:
 
     Attributes:
       labels: one label per query.
-      share: part of the budget (of rho where delta > 0, of epsilon where delta is 0); the shares of all parts sum to 1.
+      share: part of the budget (of rho where delta > 0, of epsilon where delta is 0); the shares of all parts sum to
+        1.
       choice: True for report-noisy-max, False for noisy counts.
     """
 
@@ -44,9 +45,9 @@ class Part:
 def divide(parts: Sequence[Part], schema: Schema, *, epsilon: float, delta: float) -> tuple[Spend, ...]:
     """Charged steps for `parts`, as cheap in noise as (epsilon, delta) allows and never above it.
 
-    With delta > 0 counts get discrete Gaussian noise with rho in proportion to the share (Canonne, Kamath, Steinke 2020, Theorem
-    14) and choices epsilon_0 = sqrt(8 rho); one common noise scale is then solved for by the accountant. With delta = 0
-    counts get discrete Laplace noise and epsilons are added up.
+    With delta > 0 counts get discrete Gaussian noise with rho in proportion to the share (Canonne, Kamath, Steinke
+    2020, Theorem 14) and choices epsilon_0 = sqrt(8 rho); one common noise scale is then solved for by the
+    accountant. With delta = 0 counts get discrete Laplace noise and epsilons are added up.
     """
     asked = [p for p in parts if p.labels]
     weight = sum(p.share for p in asked)
@@ -54,7 +55,9 @@ def divide(parts: Sequence[Part], schema: Schema, *, epsilon: float, delta: floa
         return _spends(asked, lambda p: _pure(p, epsilon * p.share / weight / len(p.labels), schema.contributions))
 
     def scaled(scale: float) -> tuple[Spend, ...]:
-        return _spends(asked, lambda p: _zero_concentrated(p, p.share / weight / len(p.labels) / scale**2, schema.contributions))
+        return _spends(
+            asked, lambda p: _zero_concentrated(p, p.share / weight / len(p.labels) / scale**2, schema.contributions)
+        )
 
     best = accounting.calibrate(lambda scale: accounting.event_of(scaled(scale)), epsilon, delta)
     return scaled(best)

@@ -1,8 +1,9 @@
 """What every generator is: a plan, a price, a fit that pays first, and samples that are free.
 
-Privacy: `fit` checks structure only (names, approval, delta), commits the whole plan to the ledger, and then hands rows to the
-subclass behind a `PrivateRows`, which gives out nothing but charged answers. A fitted generator holds charged answers and public
-knowledge; sampling from it is post-processing. Neighbouring tables differ by adding or removing one unit.
+Privacy: `fit` checks structure only (names, approval, delta), commits the whole plan to the ledger, and then hands
+rows to the subclass behind a `PrivateRows`, which gives out nothing but charged answers. A fitted generator holds
+charged answers and public knowledge; sampling from it is post-processing. Neighbouring tables differ by adding or
+removing one unit.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import inspect
 import io
 import json
 import math
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,8 +28,8 @@ from tabveil import accounting
 from tabveil.accounting import Spend
 from tabveil.columns import Identifier
 from tabveil.encoding import Codes, decode, name_rows
-from tabveil.generators import generators
 from tabveil.errors import DataError, LedgerError, UsageError
+from tabveil.generators import generators
 from tabveil.ledger import Ledger, Receipt
 from tabveil.mechanisms import PrivateRows, noise_is_seeded
 from tabveil.records import RELATION, PrivacyStatement
@@ -84,7 +86,9 @@ def check_delta(delta: float | None, epsilon: float) -> float:
     """`delta` if it is a number from 0 to below 1; raises UsageError otherwise, or where a private fit has none."""
     if delta is None:
         if math.isfinite(epsilon):
-            raise UsageError("delta must be given: 0 for pure differential privacy, else well below 1 / rows, such as 1e-6.")
+            raise UsageError(
+                "delta must be given: 0 for pure differential privacy, else well below 1 / rows, such as 1e-6."
+            )
         return 0.0
     if isinstance(delta, bool) or not isinstance(delta, int | float) or not 0 <= delta < 1:
         raise UsageError("delta must be a number from 0 to below 1.")
@@ -190,24 +194,23 @@ class Generator(ABC):
         schema.require_approved()
         if schema.public_rows is not None and self.delta > 1 / schema.public_rows:
             raise UsageError(
-                f"delta must be at most 1 / public_rows = {1 / schema.public_rows:.3g}: above it, publishing whole rows at "
-                "random would count as private."
+                f"delta must be at most 1 / public_rows = {1 / schema.public_rows:.3g}: above it, publishing whole "
+                "rows at random would count as private."
             )
         return Plan(self.plugin_name(), self.epsilon, self.delta, self._spends(schema))
 
-    def fit(
-        self, table: Any, schema: Schema, *, ledger: Ledger | None = None, dataset: str | None = None
-    ) -> Self:
+    def fit(self, table: Any, schema: Schema, *, ledger: Ledger | None = None, dataset: str | None = None) -> Self:
         """Learn from `table`, once it is paid for.
 
         Args:
           table: what `open_table` takes: a DataFrame, a path, a Table.
           schema: approved public knowledge.
-          ledger, dataset: the account that pays; needed wherever epsilon is finite.
+          ledger: keeps the account; needed wherever epsilon is finite.
+          dataset: name of the account that pays.
 
         Raises:
-          SchemaError, DataError, UsageError: before anything is charged where structure is wrong (a column missing); after it
-            where a row holds a value that its column refuses.
+          SchemaError, DataError, UsageError: before anything is charged where structure is wrong (a column missing);
+            after it where a row holds a value that its column refuses.
           BudgetExceededError, LedgerError: before anything is read.
         """
         source = open_table(table)
@@ -242,9 +245,7 @@ class Generator(ABC):
             delta=plan.delta,
             unit=schema.unit,
             relation=RELATION,
-            events=tuple(
-                accounting.event_to_dict(s.event) | {"label": s.label, "count": s.count} for s in plan.spends
-            ),
+            events=tuple(accounting.event_to_dict(s.event) | {"label": s.label, "count": s.count} for s in plan.spends),
             accountant=accounting.ACCOUNTANT if plan.private else "none",
             theorem=accounting.COMPOSITION if plan.private else "none",
             dataset=dataset,
@@ -322,7 +323,11 @@ class Generator(ABC):
 
 def _npz(arrays: Arrays) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:  # what numpy.savez writes, typed
+        for name, array in arrays.items():
+            part = io.BytesIO()
+            np.lib.format.write_array(part, np.ascontiguousarray(array), allow_pickle=False)
+            archive.writestr(f"{name}.npy", part.getvalue())
     return buffer.getvalue()
 
 
@@ -345,15 +350,19 @@ def create(name: str, *, epsilon: float, delta: float | None = None, **options: 
       UsageError: no such generator or option, or a value out of range.
       MissingDependencyError: the generator needs a package that is not installed.
     """
-    kind = generators.get(name)
+    kind = _kind(name)
     unknown = sorted(set(options) - set(kind.option_names()))
     if unknown:
         known = ", ".join(kind.option_names())
         raise UsageError(f"{name} has no option {', '.join(unknown)}; it has {known}.")
-    made = kind(epsilon=epsilon, delta=delta, **options)
-    if not isinstance(made, Generator):
+    return kind(epsilon=epsilon, delta=delta, **options)
+
+
+def _kind(name: str) -> type[Generator]:
+    kind = generators.get(name)
+    if not issubclass(kind, Generator):
         raise TypeError(f"{name} is no Generator")
-    return made
+    return kind
 
 
 def load(folder: str | Path) -> Generator:

@@ -1,7 +1,8 @@
-"""Noisy one-way marginals, columns drawn independently: the floor every other generator must beat, and the template to copy.
+"""Noisy one-way marginals, columns drawn independently: the floor every other generator must beat, and the template
+to copy.
 
-Privacy: one charged histogram per level of every number column and one per column (unit: the schema's; add or remove one;
-L2 sensitivity k, events discrete Gaussian, or discrete Laplace where delta is 0); the rest is post-processing.
+Privacy: one charged histogram per level of every number column and one per column (unit: the schema's; add or remove
+one; L2 sensitivity k, events discrete Gaussian, or discrete Laplace where delta is 0); the rest is post-processing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ import numpy as np
 from tabveil.accounting import Spend
 from tabveil.domains import start_axes
 from tabveil.encoding import Axis, Codes, Floats
-from tabveil.generators._marginals import Part, divide, noise_of, one_way_label, pack_axes, refining, refining_noise, unpack_axes
+from tabveil.generators._marginals import (
+    Part,
+    divide,
+    noise_of,
+    one_way_label,
+    pack_axes,
+    refining,
+    refining_noise,
+    unpack_axes,
+)
 from tabveil.generators.base import Arrays, Generator, Plan, Progress, whole
 from tabveil.graphical_model import Measurement, estimate
 from tabveil.mechanisms import PrivateRows

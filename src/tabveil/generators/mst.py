@@ -1,12 +1,15 @@
-"""MST: a maximum spanning tree of noisy two-way marginals (McKenna, Miklau, Sheldon 2021, "Winning the NIST contest", arXiv
+"""MST: a maximum spanning tree of noisy two-way marginals (McKenna, Miklau, Sheldon 2021, "Winning the NIST contest",
+arXiv
 2108.04978), over a domain learned under the same budget.
 
-One-way marginals are counted, the pairs worst explained by independence are chosen one edge at a time (Kruskal with report-noisy-max,
-their Algorithm 3), counted, and joined into one distribution by a graphical model. A tree leaves out every dependence that is not
-on a path, so a few pairs that the tree explains worst are chosen and counted beside it; `extra_pairs=0` gives the paper's MST.
+One-way marginals are counted, the pairs worst explained by independence are chosen one edge at a time (Kruskal with
+report-noisy-max, their Algorithm 3), counted, and joined into one distribution by a graphical model. A tree leaves
+out every dependence that is not on a path, so a few pairs that the tree explains worst are chosen and counted beside
+it; `extra_pairs=0` gives the paper's MST.
 
-Privacy: charged histograms and choices only (unit: the schema's; add or remove one; sensitivity k for every histogram and, in L1, for
-every score). Which pairs are open is decided by earlier noisy choices; noise levels are fixed before the first row is read.
+Privacy: charged histograms and choices only (unit: the schema's; add or remove one; sensitivity k for every histogram
+and, in L1, for every score). Which pairs are open is decided by earlier noisy choices; noise levels are fixed
+before the first row is read.
 """
 
 from __future__ import annotations
@@ -58,8 +61,8 @@ class MST(Generator):
     """Noisy two-way marginals on a spanning tree, and a few beside it.
 
     Args:
-      cells: a number column is binned into about this many cells, from 2 to 1000; as many as the noise leaves room for by default
-        (`domains.cells_for`).
+      cells: a number column is binned into about this many cells, from 2 to 1000; as many as the noise leaves room
+        for by default (`domains.cells_for`).
       extra_pairs: pairs counted beside the tree's; half the number of columns by default.
 
     Others as `Generator`.
@@ -116,7 +119,9 @@ class MST(Generator):
     def _cells_for(self, plan: Plan) -> Callable[[float], int]:
         return lambda rows: cells_for(self.schema.public_rows or rows, noise_of(plan.spends, _pair_label(0)))
 
-    def _count_columns(self, axes: Sequence[Axis], rows: PrivateRows, plan: Plan) -> tuple[list[Axis], list[Measurement]]:
+    def _count_columns(
+        self, axes: Sequence[Axis], rows: PrivateRows, plan: Plan
+    ) -> tuple[list[Axis], list[Measurement]]:
         """Final axes, rare cells joined, and their noisy counts."""
         final, measured = [], []
         for i, axis in enumerate(axes):
@@ -125,7 +130,8 @@ class MST(Generator):
             counts = rows.counts([axis], label=label).astype(float)
             joined, groups = without_rare(axis, counts, RARE_NOISE * noise)
             final.append(joined)
-            measured.append(Measurement((i,), np.bincount(groups, weights=counts, minlength=joined.size), noise))
+            summed = np.bincount(groups, weights=counts, minlength=joined.size).astype(np.float64)
+            measured.append(Measurement((i,), summed, noise))
             self._tell("counting columns", (i + 1) / len(axes))
         return final, measured
 
@@ -171,7 +177,9 @@ class MST(Generator):
         return Measurement(edge, counts, noise_of(plan.spends, _pair_label(step)))
 
     def _contest(self, model: GraphicalModel, plan: Plan) -> tuple[Contest, list[tuple[int, int]]]:
-        """Every pair small enough to count, with what `model` expects of it; pairs with more cells bear their noise."""
+        """Every pair small enough to count, with what `model` expects of it; pairs with more cells bear their
+        noise.
+        """
         noise = noise_of(plan.spends, _pair_label(0))
         expected = {e: t for e, t in model.pairs().items() if t.size <= MAX_PAIR_CELLS}
         handicaps = np.array([NOISE_HANDICAP * noise * t.size for t in expected.values()])

@@ -108,7 +108,7 @@ def _label_bars(column: Column, synthetic: Codes) -> _Bars:
     names = [labels[i] for i in shown]
     if len(shown) < len(labels):
         bar[: len(labels)][bar[: len(labels)] < 0] = len(names)
-        names.append(f"({len(labels) - len(shown):,} other categories)")
+        names.append(f"({len(labels) - len(shown):,} others)")
     for at, name, wanted in ((-2, "(missing)", column.nullable), (-1, "(not declared)", bool((synthetic < 0).any()))):
         if wanted:
             bar[at] = len(names)

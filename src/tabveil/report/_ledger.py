@@ -17,6 +17,7 @@ def summary(export: Mapping[str, Any]) -> dict[str, Any]:
         "cap": _first(export, "epsilon", "cap", "epsilon_cap"),
         "delta": _first(export, "delta"),
         "unit": _first(export, "unit"),
+        "spent": _first(export, "spent"),
         "head": _first(export, "head") or (entries[-1]["hash"] if entries else None),
         "entries": entries,
     }
@@ -35,3 +36,23 @@ def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _first(data: Mapping[str, Any], *names: str) -> Any:
     return next((data[n] for n in names if data.get(n) is not None), None)
+
+
+RECOMPUTE = (
+    ("Check that no entry of the account was changed or removed:", "tabveil ledger verify"),
+    ("Write the account, with every event and its noise, as JSON:", "tabveil ledger export"),
+    (
+        "Check every file of a release folder against its manifest, and its epsilon against the events:",
+        "tabveil verify",
+    ),
+    (
+        "Compute epsilon from the exported events with the script of the documentation, which imports dp-accounting only.",
+        "",
+    ),
+)
+"""How an outsider gets to the same epsilon: what to do, and the command for it."""
+
+
+def recompute() -> list[dict[str, str]]:
+    """RECOMPUTE as plain values."""
+    return [{"text": text, "command": command} for text, command in RECOMPUTE]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tabveil.records import PrivacyStatement
-from tabveil.report._text import number, percent, rounded_up
+from tabveil.report._text import number, rounded_up
 
 FALSE_ALARMS = 0.01
 """The share of outsiders an attacker is ready to take for members, in the sentence that says what the promise means."""
@@ -65,13 +65,14 @@ def _meaning(statement: PrivacyStatement) -> list[str]:
     factor = rounded_up(math.exp(min(statement.epsilon, 700)), digits=3)
     believed = rounded_up(100 / (1 + math.exp(-min(statement.epsilon, 700))), digits=3)
     found = rounded_up(100 * most_found(statement, FALSE_ALARMS), digits=3)
+    alarms = f"{100 * FALSE_ALARMS:g} %"
     plus = f", plus at most {rounded_up(delta)}" if delta else ""
     aside = " (delta aside)" if delta else ""
     return [
-        f"Whatever anybody concludes from what is released, the part of one {unit} in the table makes that conclusion at "
+        f"Whatever anybody concludes from what is released: one {unit} being in the table or not makes that conclusion at "
         f"most {factor} times as likely{plus}. This holds for every attacker, whatever else they know.",
-        f"An attacker who takes at most {percent(FALSE_ALARMS)} of outsiders for members of the table recognises at most "
-        f"{found} % of its members; blind guessing recognises {percent(FALSE_ALARMS)}.",
+        f"An attacker who takes at most {alarms} of outsiders for members of the table recognises at most {found} % of its "
+        f"members; blind guessing recognises {alarms}.",
         f"Somebody who thought it as likely as not that one particular {unit} is in the table can be brought to believe "
         f"it with at most {believed} % certainty{aside}.",
         *_about_groups(statement),
@@ -97,7 +98,7 @@ def _about_delta(statement: PrivacyStatement) -> list[str]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------------ budget
+# --------------------------------------------------------------------------------------------------------------- budget
 
 
 def budget(statement: PrivacyStatement) -> dict[str, Any]:
@@ -210,10 +211,12 @@ def _groups(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for event in events:
         stem = re.split(r"[\"'\d:]", event["label"], maxsplit=1)[0].strip() or "unnamed"
         part = parts.setdefault(stem, {"label": event["label"], "events": 0, "share": 0.0})
-        part["label"] = stem if part["events"] else event["label"]
+        part["label"] = f"{stem} …" if part["events"] else event["label"]
         part["events"] += event["count"]
         part["share"] += event["share"]
-    kept = sorted(parts.values(), key=lambda p: -p["share"])[: MAX_GROUPS - 1 if len(parts) > MAX_GROUPS else MAX_GROUPS]
+    kept = sorted(parts.values(), key=lambda p: -p["share"])[
+        : MAX_GROUPS - 1 if len(parts) > MAX_GROUPS else MAX_GROUPS
+    ]
     rest = [p for p in parts.values() if not any(p is k for k in kept)]
     shown = [p for p in parts.values() if any(p is k for k in kept)]
     if rest:

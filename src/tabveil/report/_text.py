@@ -29,6 +29,11 @@ def number(value: Any) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
 
 
+def brief(value: Any) -> str:
+    """A number of which three digits are plenty: seconds, a confidence."""
+    return f"{float(value):.3g}" if math.isfinite(float(value)) else number(value)
+
+
 def rounded_up(value: Any, *, digits: int = 6) -> str:
     """A bound with at most `digits` significant digits, never below `value`: a promise must not look better than it is."""
     value = float(value)

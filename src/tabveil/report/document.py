@@ -26,6 +26,7 @@ from tabveil.records import Finding, MarginalChart, PrivacyStatement, Provenance
 from tabveil.report import _ledger, _promise, html, markdown
 
 Edition = Literal["internal", "release"]
+Document = dict[str, Any]
 
 VERSION = 1
 """Version of the dict, under the key `tabveil_report`."""
@@ -39,15 +40,20 @@ WITHHELD = (
     "2312.05114). They are in the internal edition."
 )
 
-LIMITATIONS = (
+OF_THE_PROMISE = (
     "The promise is about one {unit} being there or not. What holds for many people (a disease is common in a region, a job "
     "pays badly) is what the table is made to show, and can be concluded about somebody who is not in it as well.",
-    "The promise is about everything computed from what the account paid for. Other releases from the same rows count only "
-    "if they were charged to the same account.",
+    "The promise is about everything computed from what was charged. Other releases from the same rows count only if they "
+    "were charged to the same account.",
     "The promise rests on the schema being public knowledge, on the code doing what it says, and on nobody watching the "
     "computation itself (timing, memory, power).",
+)
+OF_THE_TABLE = (
     "Synthetic rows describe nobody. A row that looks like somebody's is chance or what the whole table suggests.",
     "Rare combinations are what privacy noise hides first: check small groups before drawing conclusions on them.",
+)
+NOT_PRIVATE = (
+    "Nothing keeps a generator without privacy from repeating real rows. That an attack failed shows that this attack failed.",
 )
 
 
@@ -90,6 +96,7 @@ def build(
         "promise": _promise.promise(statement),
         "budget": _promise.budget(statement),
         "ledger": None if ledger is None else _ledger.summary(ledger),
+        "recompute": _ledger.recompute() if statement.events else [],
         "charts": [shown.chart(c) for c in charts if shown.may_show(c)],
         "utility": [s.to_dict() for s in scores if shown.all or not s.internal],
         "findings": [f.to_dict() for f in findings if shown.all or not f.internal],
@@ -97,8 +104,14 @@ def build(
         "notes": list(notes) if shown.all else [],
         "schema": shown.schema(schema_summary),
         "provenance": None if provenance is None else shown.provenance(provenance),
-        "limitations": [sentence.format(unit=statement.unit) for sentence in LIMITATIONS],
+        "limitations": _limitations(statement),
     }
+
+
+def _limitations(statement: PrivacyStatement) -> list[str]:
+    if not statement.private:
+        return [*NOT_PRIVATE, OF_THE_TABLE[1]]
+    return [*(sentence.format(unit=statement.unit) for sentence in OF_THE_PROMISE), *OF_THE_TABLE]
 
 
 def _drafted(schema: Mapping[str, Any]) -> frozenset[str]:
@@ -204,7 +217,7 @@ class Report:
         return f"Report({self._document['edition']} edition)"
 
     @property
-    def dict(self) -> dict[str, Any]:
+    def dict(self) -> Document:
         """The report as plain values, a copy."""
         return copy.deepcopy(self._document)
 

@@ -244,7 +244,7 @@ def test_many_categories_share_the_last_bar() -> None:
     made = chart(column, ["c4711"] * 5 + [f"c{i}" for i in range(95)], ["c4999"] * 4)
     assert len(made.labels) == 41
     assert made.labels[0] == "c4711"
-    assert made.labels[-2:] == ("(4,961 other categories)", "(missing)")
+    assert made.labels[-2:] == ("(4,961 others)", "(missing)")
     assert sum(made.synthetic) == pytest.approx(1.0)
     assert made.real[-2] == 1.0
 

@@ -1,0 +1,435 @@
+"""What every plugin must survive, as checks anyone can run on their own: scikit-learn's `check_estimator` for privacy.
+
+    from tabveil.conformance import check_generator
+    check_generator("mst")
+
+Each check is a function of a generator's name; it returns nothing or raises ConformanceError with one sentence. The tables
+are made up here, so that a failure says nothing about anybody.
+
+Privacy: these checks run on made-up tables only. They can show that a promise is broken, never that it is kept.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import gc
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from tabveil.columns import Boolean, Categorical, Column, Date, Datetime, Decimal, Identifier, Integer
+from tabveil.encoding import conform
+from tabveil.errors import BudgetExceededError, TabveilError
+from tabveil.generators import generators
+from tabveil.generators.base import Generator, create, load
+from tabveil.ledger import Ledger
+from tabveil.schema import Schema
+from tabveil.tables import Table, open_table
+
+SENTINEL = "Qx7-sentinel-Zk"
+"""A cell value that must turn up nowhere."""
+
+SENTINEL_NUMBER = 86_420
+"""A number that must turn up nowhere: only one row holds it, in a column of small numbers."""
+
+ROWS = 1_009
+"""A row count that nothing else is likely to have."""
+
+ALPHA = 1e-9
+FITS = 20
+"""Fits of each of two tables in the test at epsilon = 1e-6: 20 against 20 reach a p-value of 7e-12."""
+
+
+class ConformanceError(AssertionError):
+    """A plugin breaks what every plugin must keep."""
+
+
+def _require(kept: bool, rule: str) -> None:
+    if not kept:
+        raise ConformanceError(rule)
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+def mixed_schema(**overrides: Any) -> Schema:
+    """One column of every kind, missing values among them, and names that break naive code."""
+    columns: tuple[Column, ...] = (
+        Identifier(name="patient id", pattern="P{n:05d}"),
+        Categorical(name="colour, of 🎈", categories=("red", "green", "blue"), catch_all="other"),
+        Categorical(name="grade", categories=("low", "mid", "high"), ordered=True, missing=("",), invalid="missing"),
+        Boolean(name='is "it"', missing=("",), invalid="missing"),
+        Integer(name="small", low=0, high=30),
+        Integer(name="wide", low=-100_000, high=100_000, missing=("",)),
+        Decimal(name="price", low=0.0, high=999.99, decimals=2),
+        Date(name="born", low=dt.date(1920, 1, 1), high=dt.date(2020, 12, 31), missing=("",)),
+        Datetime(name="seen", low=dt.datetime(2020, 1, 1), high=dt.datetime(2020, 12, 31), resolution=3600),
+    )
+    return Schema(columns=columns, **overrides)
+
+
+def mixed_table(rows: int, seed: int = 0) -> pd.DataFrame:
+    """`rows` made-up rows for `mixed_schema`, with missing cells, an inflated value and dependent columns."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 31, rows)
+    frame = pd.DataFrame(
+        {
+            "patient id": [f"real-{i}" for i in range(rows)],
+            "colour, of 🎈": np.where(small > 20, "red", rng.choice(["green", "blue"], rows)),
+            "grade": pd.Series(rng.choice(["low", "mid", "high"], rows)).where(rng.random(rows) > 0.1, None),
+            'is "it"': pd.array(rng.random(rows) > 0.7, dtype="boolean"),
+            "small": small,
+            "wide": np.where(rng.random(rows) < 0.5, 0, rng.integers(-100_000, 100_000, rows)),
+            "price": np.round(rng.gamma(2.0, 50.0, rows), 2),
+            "born": pd.to_datetime("1960-01-01") + pd.to_timedelta(rng.integers(0, 20_000, rows), unit="D"),
+            "seen": pd.to_datetime("2020-03-01") + pd.to_timedelta(rng.integers(0, 5_000, rows), unit="h"),
+        }
+    )
+    frame.loc[frame.index[: rows // 20], "born"] = pd.NaT
+    return frame
+
+
+def edge_tables() -> Iterator[tuple[str, pd.DataFrame, Schema]]:
+    """Tables that break naive code, by name."""
+    for rows in (0, 1, 5):
+        yield f"{rows} rows", mixed_table(rows), mixed_schema()
+    number = Integer(name="n", low=0, high=9, missing=("",))
+    label = Categorical(name="c", categories=("a", "b"), missing=("",), invalid="missing")
+    gone = pd.DataFrame({"n": [None] * 40, "c": [None] * 40})
+    yield "all missing", gone, Schema(columns=(number, label))
+    yield "constant", pd.DataFrame({"n": [3] * 40, "c": ["a"] * 40}), Schema(columns=(number, label))
+    yield "one column", pd.DataFrame({"n": [1, 2, 3] * 9}), Schema(columns=(number,))
+    yield "one value", pd.DataFrame({"n": [7] * 9}), Schema(columns=(Integer(name="n", low=7, high=7),))
+    yield "numbers only", *_many(6, Integer(name="", low=0, high=50))
+    yield "categories only", *_many(6, Categorical(name="", categories=tuple(map(str, range(51)))))
+    yield "200 columns", *_many(200, Integer(name="", low=0, high=50))
+    yield "5,000 categories", *_many(2, Categorical(name="", categories=tuple(map(str, range(5_000)))))
+
+
+def _many(count: int, like: Integer | Categorical) -> tuple[pd.DataFrame, Schema]:
+    rng = np.random.default_rng(0)
+    names = [f"column {i}" for i in range(count)]
+    data = rng.integers(0, 51, (60, count))
+    frame = pd.DataFrame(data if isinstance(like, Integer) else data.astype(str), columns=names)
+    return frame, Schema(columns=tuple(_renamed(like, n) for n in names))
+
+
+def _renamed(column: Integer | Categorical, name: str) -> Column:
+    if isinstance(column, Integer):
+        return Integer(name=name, low=column.low, high=column.high)
+    return Categorical(name=name, categories=column.categories)
+
+
+# -------------------------------------------------------------------------------------------------------- generators
+class SpyTable(Table):
+    """A table that remembers what the ledger said whenever its rows were asked for."""
+
+    def __init__(self, frame: pd.DataFrame, ledger: Ledger, dataset: str) -> None:
+        self._inner = open_table(frame)
+        self._ledger, self._dataset = ledger, dataset
+        self.spent_when_read: list[float] = []
+        super().__init__(self._inner.columns, chunk_rows=self._inner.chunk_rows)
+
+    def _read(self, columns: list[str]) -> Iterator[pd.DataFrame]:
+        self.spent_when_read.append(self._ledger.statement(self._dataset).epsilon)
+        yield from self._inner.chunks(columns)
+
+
+def account(epsilon: float, delta: float) -> Ledger:
+    """A fresh ledger in memory whose account "conformance" holds (epsilon, delta)."""
+    ledger = Ledger(":memory:")
+    ledger.open("conformance", epsilon=epsilon, delta=delta)
+    return ledger
+
+
+def fitted(
+    name: str, table: Any, schema: Schema, *, epsilon: float = 1.0, delta: float = 1e-6, **options: Any
+) -> Generator:
+    """A generator fitted on an account of its own."""
+    made = create(name, epsilon=epsilon, delta=delta, **options)
+    return made.fit(table, schema, ledger=account(epsilon, delta), dataset="conformance")
+
+
+@cache
+def _usual(name: str) -> Generator:
+    """One fit that checks which do not change it share."""
+    return fitted(name, mixed_table(ROWS), mixed_schema())
+
+
+def check_charges_before_reading(name: str) -> None:
+    """No row is read before the ledger has committed the price."""
+    ledger = account(1.0, 1e-6)
+    spy = SpyTable(mixed_table(50), ledger, "conformance")
+    create(name, epsilon=1.0, delta=1e-6).fit(spy, mixed_schema(), ledger=ledger, dataset="conformance")
+    _require(bool(spy.spent_when_read), "the fit never read the table")
+    _require(min(spy.spent_when_read) > 0, "rows were read before the price was committed")
+
+
+def check_refused_charge_leaves_rows_unread(name: str) -> None:
+    """A fit that the account cannot pay reads nothing and charges nothing."""
+    ledger = account(0.5, 1e-6)
+    spy = SpyTable(mixed_table(50), ledger, "conformance")
+    try:
+        create(name, epsilon=1.0, delta=1e-6).fit(spy, mixed_schema(), ledger=ledger, dataset="conformance")
+    except BudgetExceededError:
+        _require(not spy.spent_when_read, "rows were read although the charge was refused")
+        _require(ledger.statement("conformance").epsilon == 0, "a refused fit was charged")
+    else:
+        raise ConformanceError("a fit went over its budget")
+
+
+def check_second_fit_is_refused(name: str) -> None:
+    """What one fit has spent, another cannot spend again."""
+    ledger = account(1.0, 1e-6)
+    made = create(name, epsilon=1.0, delta=1e-6)
+    made.fit(mixed_table(50), mixed_schema(), ledger=ledger, dataset="conformance")
+    try:
+        made.fit(mixed_table(50), mixed_schema(), ledger=ledger, dataset="conformance")
+    except BudgetExceededError:
+        return
+    raise ConformanceError("the same budget was spent twice")
+
+
+def check_never_above_budget(name: str) -> None:
+    """The stated epsilon is what the events cost and at most what was allowed, plan and ledger agreeing."""
+    for epsilon, delta in ((0.1, 1e-6), (1.0, 1e-9), (10.0, 1e-5), (1.0, 0.0)):
+        ledger = account(epsilon, delta)
+        made = create(name, epsilon=epsilon, delta=delta)
+        plan = made.plan(mixed_schema())
+        _require(plan.cost <= epsilon, f"the plan costs more than epsilon {epsilon:g} at delta {delta:g}")
+        made.fit(mixed_table(30), mixed_schema(), ledger=ledger, dataset="conformance")
+        _require(made.statement.epsilon == plan.cost, "plan and statement name different prices")
+        _require(abs(ledger.statement("conformance").epsilon - plan.cost) < 1e-9, "the ledger charged another price")
+
+
+def check_obeys_schema(name: str) -> None:
+    """Exactly n rows, the schema's columns, types, bounds, decimals and categories."""
+    for rows in (0, 1, 7, 2_000):
+        _require_schema(_usual(name).sample(rows), mixed_schema(), rows)
+
+
+def _require_schema(sample: pd.DataFrame, schema: Schema, rows: int) -> None:
+    _require(len(sample) == rows, f"asked for {rows} rows, got {len(sample)}")
+    _require(tuple(sample.columns) == schema.names, "columns differ from the schema's")
+    try:
+        pd.testing.assert_frame_equal(conform(schema.columns, sample), sample, check_freq=False)
+    except (AssertionError, TabveilError) as error:
+        raise ConformanceError("a synthetic value does not obey its column") from error
+    for column in schema.columns:
+        if not isinstance(column, Identifier) and not column.nullable:
+            _require(not sample[column.name].isna().any(), f"{column.name!r} is missing where it never may be")
+        if isinstance(column, Identifier):
+            _require(sample[column.name].is_unique, f"{column.name!r} repeats")
+
+
+def check_edge_tables(name: str) -> None:
+    """Tables that break naive code are fitted and sampled all the same."""
+    for what, frame, schema in edge_tables():
+        try:
+            sample = fitted(name, frame, schema).sample(50)
+            _require_schema(sample, schema, 50)
+        except (ConformanceError, ArithmeticError, ValueError, IndexError, TabveilError) as error:
+            raise ConformanceError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def check_undeclared_category_never_appears(name: str) -> None:
+    """A category that one row holds and the schema does not is in no output, whatever epsilon (trap A2)."""
+    frame = mixed_table(200)
+    frame["colour, of 🎈"] = frame["colour, of 🎈"].astype(object)
+    frame.loc[3, "colour, of 🎈"] = SENTINEL
+    for epsilon in (1.0, 1e6):
+        sample = fitted(name, frame, mixed_schema(), epsilon=epsilon).sample(3_000)
+        shown = set(sample["colour, of 🎈"])
+        _require(shown <= {"red", "green", "blue", "other"}, "an undeclared category appeared")
+
+
+def check_values_outside_bounds_are_clipped(name: str) -> None:
+    """Bounds are the schema's, never learned (trap A1)."""
+    frame = mixed_table(200)
+    frame["small"] = frame["small"].astype(float) * 1e9
+    frame.loc[0, "price"] = -1e300
+    _require_schema(fitted(name, frame, mixed_schema(), epsilon=1e6).sample(2_000), mixed_schema(), 2_000)
+
+
+def check_input_is_unchanged(name: str) -> None:
+    """The table that was handed in is left as it was."""
+    frame = mixed_table(100)
+    before = frame.copy(deep=True)
+    fitted(name, frame, mixed_schema())
+    pd.testing.assert_frame_equal(frame, before)
+
+
+def check_save_and_load(name: str) -> None:
+    """A saved model samples as the fitted one does, from the same random_state."""
+    made = _usual(name)
+    with tempfile.TemporaryDirectory() as folder:
+        made.save(folder)
+        again = load(folder)
+        files = sorted(p.name for p in Path(folder).iterdir())
+    _require(all(f.endswith((".json", ".npz", ".safetensors")) for f in files), "a model file of an unknown format")
+    for n in (0, 500):
+        first, second = made.sample(n, random_state=3), again.sample(n, random_state=3)
+        pd.testing.assert_frame_equal(first, second)
+    _require(again.statement == made.statement, "the statement changed on the way through a file")
+    _require(not made.sample(500, random_state=4).equals(made.sample(500, random_state=3)), "random_state has no effect")
+
+
+def check_noise_is_not_seeded(name: str) -> None:
+    """Two fits with the same random_state differ: privacy noise comes from the operating system (trap A12)."""
+    table = mixed_table(300)
+    first, second = (fitted(name, table, mixed_schema(), random_state=1) for _ in range(2))
+    states = [_flat(g._state()[0]) for g in (first, second)]
+    _require(not np.array_equal(*states), "two fits with the same random_state learned the same: the noise is seeded")
+    _require(first.statement.release, "a fit outside tests says NOT A RELEASE")
+
+
+def _flat(arrays: Mapping[str, Any]) -> Any:
+    return np.concatenate([np.ravel(np.asarray(a, dtype=np.float64)) for _, a in sorted(arrays.items())])
+
+
+def check_holds_no_row(name: str) -> None:
+    """A fitted generator refers to no table and to no array with one entry per row."""
+    made = fitted(name, mixed_table(ROWS), mixed_schema())
+    for thing in _reachable(made):
+        _require(not isinstance(thing, pd.DataFrame | pd.Series | Table), "a fitted generator holds on to a table")
+        if isinstance(thing, np.ndarray):
+            _require(ROWS not in thing.shape, "a fitted generator holds an array with one entry per row")
+
+
+def _reachable(start: object) -> Iterator[object]:
+    """Everything `start` refers to, modules, classes and functions left out."""
+    seen, waiting = {id(start)}, [start]
+    while waiting:
+        thing = waiting.pop()
+        yield thing
+        for other in gc.get_referents(thing):
+            if id(other) not in seen and not isinstance(other, type | type(gc) | type(_require)):
+                seen.add(id(other))
+                waiting.append(other)
+
+
+def check_sentinel_is_nowhere(name: str) -> None:
+    """A planted value is found in no exception, log, repr, progress message, statement or saved file."""
+    frame = mixed_table(200).astype({"colour, of 🎈": object, "small": object, "patient id": object})
+    frame.loc[5, ["colour, of 🎈", "patient id"]] = SENTINEL
+    frame.loc[6, "small"] = SENTINEL_NUMBER
+    words: list[str] = []
+    handler = _Listener(words)
+    logging.getLogger().addHandler(handler)
+    try:
+        ledger = account(2.0, 1e-6)
+        tell = {"progress": lambda stage, share: words.append(f"{stage} {share}")}
+        made = create(name, epsilon=1.0, delta=1e-6, **tell)
+        made.fit(frame, mixed_schema(), ledger=ledger, dataset="conformance")
+        words += [repr(made), str(made), made.statement.to_json(), str(ledger.export("conformance"))]
+        words += _refusals(name, frame)
+        words += _files(made)
+    finally:
+        logging.getLogger().removeHandler(handler)
+    for word in words:
+        _require(SENTINEL not in word and str(SENTINEL_NUMBER) not in word, "a cell value left the table")
+
+
+class _Listener(logging.Handler):
+    def __init__(self, words: list[str]) -> None:
+        super().__init__()
+        self._words = words
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep what was logged."""
+        self._words.append(record.getMessage())
+
+
+def _refusals(name: str, frame: pd.DataFrame) -> list[str]:
+    """What a fit says when a column refuses a value."""
+    columns = [
+        Categorical(name=c.name, categories=("red", "green", "blue")) if c.name == "colour, of 🎈" else c
+        for c in mixed_schema().columns
+    ]
+    try:
+        fitted(name, frame, Schema(columns=tuple(columns)))
+    except TabveilError as error:
+        return [str(error), repr(error), repr(error.__cause__)]
+    raise ConformanceError("a value that its column refuses was accepted")
+
+
+def _files(made: Generator) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        made.save(folder)
+        return [p.read_bytes().decode("latin-1") for p in Path(folder).iterdir()]
+
+
+def check_not_private_is_said(name: str) -> None:
+    """Epsilon inf needs no account, and everything that comes out says NOT PRIVATE."""
+    made = create(name, epsilon=float("inf")).fit(mixed_table(200), mixed_schema())
+    _require(made.statement.stamp == "NOT PRIVATE", "a fit without privacy does not say so")
+    _require_schema(made.sample(300), mixed_schema(), 300)
+
+
+def check_tiny_epsilon_says_nothing(name: str) -> None:
+    """At epsilon = 1e-6 the output says nothing about which of two very different tables went in.
+
+    The tables have 200 rows each and share none, so by group privacy no test tells them apart with an advantage above 400
+    * 1e-6. For every column and for the row count, FITS fits of one are ranked against FITS fits of the other (Mann &
+    Whitney 1947, exact) at level ALPHA over all statistics together.
+    """
+    low, high = _opposites()
+    seen = [[_statistics(name, table) for _ in range(FITS)] for table in (low, high)]
+    first, second = (np.array(s) for s in seen)
+    for i in range(first.shape[1]):
+        p = stats.mannwhitneyu(first[:, i], second[:, i], method="auto").pvalue
+        _require(not p < ALPHA / first.shape[1], "at epsilon 1e-6 the output tells which table went in")
+
+
+OPPOSITE = Schema(
+    columns=(
+        Categorical(name="kind", categories=("a", "b", "c"), missing=("",), invalid="missing"),
+        Boolean(name="flag"),
+        Integer(name="count", low=0, high=50_000),
+    )
+)
+
+
+def _opposites() -> tuple[pd.DataFrame, pd.DataFrame]:
+    low = pd.DataFrame({"kind": ["a"] * 200, "flag": [False] * 200, "count": [0] * 200})
+    high = pd.DataFrame({"kind": [None] * 200, "flag": [True] * 200, "count": [49_999] * 200})
+    return low, high
+
+
+def _statistics(name: str, table: pd.DataFrame) -> list[float]:
+    made = fitted(name, table, OPPOSITE, epsilon=1e-6, delta=1e-9)
+    sample = made.sample(500)
+    parts = [float((sample["kind"] == "a").mean()), float(sample["kind"].isna().mean())]
+    return [*parts, float(sample["flag"].mean()), float(sample["count"].mean()), float(made._default_rows())]
+
+
+GENERATOR_CHECKS: tuple[Callable[[str], None], ...] = (
+    check_charges_before_reading,
+    check_refused_charge_leaves_rows_unread,
+    check_second_fit_is_refused,
+    check_never_above_budget,
+    check_obeys_schema,
+    check_edge_tables,
+    check_undeclared_category_never_appears,
+    check_values_outside_bounds_are_clipped,
+    check_input_is_unchanged,
+    check_save_and_load,
+    check_noise_is_not_seeded,
+    check_holds_no_row,
+    check_sentinel_is_nowhere,
+    check_not_private_is_said,
+    check_tiny_epsilon_says_nothing,
+)
+"""Every check a generator must pass, cheapest first."""
+
+
+def check_generator(name: str) -> None:
+    """Run all GENERATOR_CHECKS on the registered generator `name`; raises ConformanceError at the first that fails."""
+    generators.get(name)
+    for check in GENERATOR_CHECKS:
+        check(name)
