@@ -44,7 +44,7 @@ format: .venv/.installed-test
 	@$(PYTHON) -m ruff check --fix $(SOURCES); $(PYTHON) -m ruff format $(SOURCES)
 
 clean:
-	rm -rf .venv build dist demo-release .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist demo-release demo-release-* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 .venv/.installed-demo: pyproject.toml constraints.txt | $(PYTHON)
 	@echo "Installing tabveil and its demo into .venv (only once; a minute or a few)"

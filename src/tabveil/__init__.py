@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from tabveil import errors
     from tabveil.generators.base import create, load
     from tabveil.ledger import Ledger
-    from tabveil.metrics import evaluate
-    from tabveil.pipeline import report, synthesize
+    from tabveil.pipeline import evaluate, report, synthesize
     from tabveil.records import Finding, PrivacyStatement, Score
     from tabveil.schema import Schema
 
@@ -46,7 +45,7 @@ _HOMES = {
     "Schema": "schema",
     "Score": "records",
     "create": "generators.base",
-    "evaluate": "metrics",
+    "evaluate": "pipeline",
     "load": "generators.base",
     "report": "pipeline",
     "synthesize": "pipeline",

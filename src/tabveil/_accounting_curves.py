@@ -312,8 +312,15 @@ def _bounded_range(epsilon: float, interval: float) -> Any:
     t = (epsilon + e) / 2. It is the same with neighbours exchanged.
     """
     top = math.ceil(epsilon / interval)
-    losses = np.arange(-top, top + 1) * interval
-    inside = np.expm1((np.clip(losses, -epsilon, epsilon) - epsilon) / 2) ** 2 / -math.expm1(-epsilon)
-    deltas = np.where(losses >= epsilon, 0.0, np.where(losses <= -epsilon, -np.expm1(losses), inside))
+    losses = [n * interval for n in range(-top, top + 1)]
+    deltas = [_bounded_range_delta(epsilon, loss) for loss in losses]
     pmf = pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(interval, -top, top, deltas)
     return privacy_loss_distribution.PrivacyLossDistribution(pmf)
+
+
+def _bounded_range_delta(epsilon: float, loss: float) -> float:
+    if loss >= epsilon:
+        return 0.0
+    if loss <= -epsilon:
+        return -math.expm1(loss)
+    return math.expm1((loss - epsilon) / 2) ** 2 / -math.expm1(-epsilon)

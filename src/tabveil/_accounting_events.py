@@ -8,6 +8,7 @@ Privacy: no data passes here. An event holds public numbers only, and every numb
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -229,7 +230,7 @@ def leaves(event: DpEvent) -> Leaves:
     _walk(event, 1, counts)
     for times in counts.values():
         whole_number(times, "The number of repetitions")
-    return tuple(sorted(counts.items(), key=lambda pair: (type(pair[0]).__name__, repr(pair[0]))))
+    return tuple(sorted(counts.items(), key=lambda pair: json.dumps(event_to_dict(pair[0]), sort_keys=True)))
 
 
 def _walk(event: Any, times: int, into: Counter[Any]) -> None:

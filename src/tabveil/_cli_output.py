@@ -1,7 +1,7 @@
 """What every command shares: answers on stdout, messages and progress on stderr, one sentence for whatever goes wrong.
 
-Privacy: an unexpected error is named by its type alone: its text, or a traceback, could quote a row. TABVEIL_DEBUG=1 shows
-both to whoever sits before the terminal.
+Privacy: an unexpected error is named by its type alone: its text, or a traceback, could quote a row. TABVEIL_DEBUG=1
+shows both to whoever sits before the terminal.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import signal
 import sys
@@ -23,8 +24,8 @@ from typer.core import TyperGroup
 from tabveil import errors
 
 EXIT_CODES = """\
-Exit codes: 0 done · 1 other failure · 2 wrong option or argument · 3 schema wrong, a draft, or for another table ·
-4 table unreadable or against its schema · 5 budget exceeded · 6 ledger unreachable, no such account, or chain broken ·
+Exit codes: 0 done · 1 other failure · 2 wrong option or argument · 3 schema wrong or a draft ·
+4 table unreadable, or not as its schema says · 5 budget exceeded · 6 ledger unreachable, no such account, or chain broken ·
 7 verification failed · 8 optional package missing · 9 disk full or not writable · 70 internal error · 130 interrupted.
 """
 
@@ -57,7 +58,6 @@ def new_app(summary: str) -> typer.Typer:
         cls=Group,
         help=summary,
         epilog=EXIT_CODES,
-        no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -65,7 +65,7 @@ def new_app(summary: str) -> typer.Typer:
     )
 
 
-# --------------------------------------------------------------------------------------------------------------- answers
+# -------------------------------------------------------------------------------------------------------------- answers
 
 
 def answer(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
@@ -105,17 +105,17 @@ def progress() -> Iterator[Callable[[str, float], None] | None]:
         yield show
 
 
-# ---------------------------------------------------------------------------------------------------------------- errors
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` and return its exit code; whatever goes wrong is one line on stderr."""
     debug = bool(os.environ.get("TABVEIL_DEBUG"))
-    if not debug:
-        warnings.simplefilter("ignore")  # libraries quote rows in theirs
-    with _one_interrupt():
+    with _one_interrupt(), _only_our_words(debug):
         try:
-            result = app(args=None if arguments is None else list(arguments), prog_name="tabveil", standalone_mode=False)
+            result = app(
+                args=None if arguments is None else list(arguments), prog_name="tabveil", standalone_mode=False
+            )
         except SystemExit as error:
             return error.code if isinstance(error.code, int) else 1
         except (KeyboardInterrupt, Exception) as error:
@@ -127,8 +127,34 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
+class _Told(logging.Handler):
+    """Our own log on stderr: sentences without a cell value."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell it."""
+        tell(record.getMessage())
+
+
+@contextlib.contextmanager
+def _only_our_words(debug: bool) -> Iterator[None]:
+    """Show our own log; hide the warnings of libraries, which may quote rows."""
+    log, told = logging.getLogger("tabveil"), _Told(logging.INFO)
+    level, log.propagate = log.level, False
+    log.setLevel(logging.INFO)
+    log.addHandler(told)
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            log.removeHandler(told)
+            log.setLevel(level)
+            log.propagate = True
+
+
 def outcome(error: BaseException) -> tuple[int, str]:
-    """Exit code and the one line for an error: its sentence and notes where it is ours, its type alone where it is not."""
+    """Exit code and the one line for an error: its sentence and notes where it is ours, else its type alone."""
     notes = list(getattr(error, "__notes__", []))
     if isinstance(error, KeyboardInterrupt):
         error = InterruptedRun("Interrupted.")
@@ -137,13 +163,14 @@ def outcome(error: BaseException) -> tuple[int, str]:
     if isinstance(error, errors.TabveilError):
         return error.exit_code, _line([str(error), *notes])
     if isinstance(error, USAGE_ERROR):
-        return 2, _line([error.format_message(), "See --help."])
+        problem: Any = error
+        return 2, _line([problem.format_message(), "See --help."])
     advice = "run with TABVEIL_DEBUG=1 for a traceback (it may show cell values)."
     return errors.INTERNAL_EXIT_CODE, _line([f"Internal error, {type(error).__name__}: {advice}", *notes])
 
 
 def _line(parts: Sequence[str]) -> str:
-    return " ".join(" ".join(parts).split())
+    return " ".join(" ".join(f"{p.strip().rstrip('.')}." for p in parts).split())
 
 
 @contextlib.contextmanager
@@ -170,6 +197,6 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _unraisable(event: Any) -> None:
-    """An interrupt that hit a destructor, where Python drops it, is tried again a moment later; the rest is not shown."""
+    """An interrupt in a destructor, where Python drops it, is tried again a moment later; the rest is not shown."""
     if event.exc_type is KeyboardInterrupt:
         signal.setitimer(signal.ITIMER_REAL, 0.01)

@@ -1,7 +1,7 @@
 """`tabveil schema`: draft, approve, show, check.
 
-Privacy: `draft` reads rows to propose a schema and says so; `check` with --values reads them to compare, and neither prints
-a cell. The others see the schema file only.
+Privacy: `draft` reads rows to propose a schema and says so; `check` with --values reads them to compare, and neither
+prints a cell. The others see the schema file only.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ app = new_app("Draft, approve, show and check schemas: what is publicly known of
 
 SchemaFile = Annotated[Path, typer.Argument(metavar="SCHEMA", help="A schema file (YAML).", show_default=False)]
 TableSource = Annotated[
-    str, typer.Argument(metavar="TABLE", help="A .csv, .csv.gz, .tsv or .parquet file, or a database URL.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="TABLE", help="A .csv, .csv.gz, .tsv or .parquet file, or a database URL.", show_default=False
+    ),
 ]
-TableName = Annotated[str | None, typer.Option("--table", metavar="NAME", help="The table in the database, with a URL.")]
+TableName = Annotated[
+    str | None, typer.Option("--table", metavar="NAME", help="The table in the database, with a URL.")
+]
 Delimiter = Annotated[str | None, typer.Option(help="One character between the cells of a text file.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer with JSON on stdout.")]
 
 WARNING = (
-    "Warning: this draft holds bounds and categories READ FROM THE ROWS: treat it like the table itself. Replace them by "
-    "public knowledge, then approve it: tabveil schema approve {file} --by 'YOUR NAME'."
+    "Warning: this draft holds bounds and categories READ FROM THE ROWS: treat it like the table itself. Replace them "
+    "by public knowledge, then approve it: tabveil schema approve {file} --by 'YOUR NAME'."
 )
 
 
@@ -84,7 +89,7 @@ def show(file: SchemaFile, as_json: Json = False) -> None:
 
     schema = Schema.from_yaml(file)
     lines = [
-        f"{schema.name}{' (DRAFT)' if schema.draft else ''}: {len(schema.columns)} columns; protects each {schema.unit}",
+        f"{schema.name}{' (DRAFT)' * schema.draft}: {len(schema.columns)} columns; protects each {schema.unit}",
         f"approved by {schema.approved_by} on {schema.approved_on}" if schema.approved_by else "",
         f"public row count {schema.public_rows}" if schema.public_rows else "the row count is private",
         columns([("column", "kind", "values", "missing", "invalid", "source"), *map(_row, schema.columns)]),
@@ -108,7 +113,9 @@ def _row(column: Column) -> tuple[str, ...]:
 @app.command()
 def check(
     file: SchemaFile,
-    table: Annotated[str | None, typer.Argument(metavar="[TABLE]", help="A table to compare with.", show_default=False)] = None,
+    table: Annotated[
+        str | None, typer.Argument(metavar="[TABLE]", help="A table to compare with.", show_default=False)
+    ] = None,
     table_name: TableName = None,
     delimiter: Delimiter = None,
     values: Annotated[bool, typer.Option("--values", help="Read the rows too: the check `synthesize` makes.")] = False,

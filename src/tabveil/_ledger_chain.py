@@ -37,7 +37,7 @@ from tabveil._ledger_rules import (
 )
 from tabveil._ledger_store import GENESIS, Entry, Store, canonical, chained
 from tabveil.accounting import Spend
-from tabveil.errors import BudgetExceededError, LedgerError, UsageError, VerificationError
+from tabveil.errors import BudgetExceededError, LedgerError, TabveilError, VerificationError
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,17 @@ def replay(dataset: str, entries: Sequence[Entry], *, audit: bool = True) -> His
     for number, entry in enumerate(entries):
         try:
             history = _next(dataset, history, (number, entry), audit)
-        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, RecursionError, UsageError) as error:
+        except VerificationError:
+            raise
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+            RecursionError,
+            TabveilError,
+        ) as error:
             raise VerificationError(f"Entry {number} of the account {dataset!r} is damaged.") from error
     return history
 
@@ -209,6 +219,9 @@ def _committed(state: State, claim: Claim) -> State:
 
 
 # ------------------------------------------------------------------------------------------------------------- growing
+_WHOLE = "Its first charge was so close to the cap that it takes the whole account."
+
+
 class Chain:
     """An account inside one writing (or reading) transaction.
 
@@ -279,7 +292,8 @@ class Chain:
         verdict = admitted(self.cap, self.state, spends)
         if verdict is None:
             active = [c.spends for c in self._history().active]
-            raise BudgetExceededError(refusal(self.cap, spends, active, names=(self._dataset, label)))
+            text = refusal(self.cap, spends, active, names=(self._dataset, label))
+            raise BudgetExceededError(f"{text} {_WHOLE}" if self.state.exclusive else text)
         regime, costs = verdict
         seq = 0 if self._head is None else self._head.seq + 1
         claim = Claim(seq, math.ceil(now + seconds), regime, costs)

@@ -44,7 +44,7 @@ from tabveil import accounting
 from tabveil._accounting_curves import Bound, best_order, line_total, pure_total, rdp_bound, rdp_curve
 from tabveil._accounting_events import Leaves, line_of
 from tabveil.accounting import Spend, event_of, float_down, float_up, leaves
-from tabveil.errors import VerificationError
+from tabveil.errors import UsageError, VerificationError
 from tabveil.records import RELATION
 
 UNIT = 10**40
@@ -59,6 +59,7 @@ MAIN_SHARE = Fraction(9, 10)
 """Share of delta for the order that suits Gaussian noise best; the other orders, for other mixtures, split the rest."""
 
 LARGEST_ORDER = 4096.0
+SMALLEST_DELTA = 1e-200
 
 
 # -------------------------------------------------------------------------------------------------------------- amounts
@@ -200,6 +201,8 @@ class Cap:
     def new(cls, epsilon: float, delta: float, unit: str) -> Self:
         """A cap with its filters; raises UsageError on numbers out of range."""
         epsilon, delta = accounting.check_epsilon(epsilon), accounting.check_delta(delta)
+        if 0 < delta < SMALLEST_DELTA:
+            raise UsageError(f"The delta of an account must be 0 or at least {SMALLEST_DELTA:g}.")
         return cls(epsilon, delta, accounting.check_label(unit), filters_for(epsilon, delta))
 
     def to_dict(self) -> dict[str, Any]:

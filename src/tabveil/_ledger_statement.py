@@ -2,7 +2,8 @@
 
 `ledger` hands these out; import from there.
 
-Privacy: built from events, labels and times. Where a number is bookkeeping and not a theorem, the words beside it say so.
+Privacy: built from events, labels and times. Where a number is bookkeeping and not a theorem, the words beside it say
+so.
 """
 
 from __future__ import annotations

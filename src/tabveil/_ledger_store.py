@@ -199,6 +199,8 @@ class Store:
     def _transaction(self, *, immediate: bool) -> Iterator[sa.Connection]:
         with self._lock, _one_sentence(), self._engine.connect() as connection:
             connection = connection.execution_options(tabveil_immediate=immediate)
+            if not self.sqlite and not immediate:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
             with self._begun(connection):
                 yield connection
 
@@ -335,7 +337,8 @@ def _configure(connection: Any, _: object) -> None:
     """Settings of every SQLite connection; transactions are begun by `_begin` alone."""
     connection.isolation_level = None
     settings = ("synchronous=EXTRA", "foreign_keys=ON", "recursive_triggers=ON", "trusted_schema=OFF")
-    for setting in (*settings, "cell_size_check=ON", "secure_delete=ON"):
+    # small pages: little unused space, in which a flipped byte changes nothing and so is not found
+    for setting in (*settings, "cell_size_check=ON", "secure_delete=ON", "page_size=512"):
         connection.execute(f"PRAGMA {setting}")
 
 

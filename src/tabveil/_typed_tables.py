@@ -56,7 +56,7 @@ def _pandas(batch: pa.RecordBatch, *, chunk_rows: int) -> Iterator[pd.DataFrame]
         part = batch.slice(start, chunk_rows)
         arrays = [_plain(column) for column in part.columns]
         table = pa.Table.from_arrays(arrays, names=part.schema.names)
-        yield table.to_pandas(types_mapper=_NULLABLE.get, ignore_metadata=True)
+        yield table.to_pandas(types_mapper=_NULLABLE.get)
 
 
 def _plain(array: pa.Array) -> pa.Array:

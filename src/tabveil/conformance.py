@@ -105,10 +105,10 @@ def edge_tables() -> Iterator[tuple[str, pd.DataFrame, Schema]]:
     yield "constant", pd.DataFrame({"n": [3] * 40, "c": ["a"] * 40}), Schema(columns=(number, label))
     yield "one column", pd.DataFrame({"n": [1, 2, 3] * 9}), Schema(columns=(number,))
     yield "one value", pd.DataFrame({"n": [7] * 9}), Schema(columns=(Integer(name="n", low=7, high=7),))
-    yield "numbers only", *_many(6, Integer(name="", low=0, high=50))
-    yield "categories only", *_many(6, Categorical(name="", categories=tuple(map(str, range(51)))))
-    yield "200 columns", *_many(200, Integer(name="", low=0, high=50))
-    yield "5,000 categories", *_many(2, Categorical(name="", categories=tuple(map(str, range(5_000)))))
+    yield "numbers only", *_many(6, Integer(name="like", low=0, high=50))
+    yield "categories only", *_many(6, Categorical(name="like", categories=tuple(map(str, range(51)))))
+    yield "200 columns", *_many(200, Integer(name="like", low=0, high=50))
+    yield "5,000 categories", *_many(2, Categorical(name="like", categories=tuple(map(str, range(5_000)))))
 
 
 def _many(count: int, like: Integer | Categorical) -> tuple[pd.DataFrame, Schema]:

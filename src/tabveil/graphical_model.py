@@ -31,6 +31,9 @@ PATIENCE = 25
 TOLERANCE = 1e-4
 """Estimation ends when the loss fell by less than this share in PATIENCE steps."""
 
+CLOSE = 0.005
+"""Estimation also ends when counts are fitted to a tenth of a standard deviation: half its square per cell."""
+
 TINY = 1e-300
 
 
@@ -407,6 +410,7 @@ class _Loss:
         self._tree = tree
         self._targets = [(tree.home(m.attributes), m) for m in measurements]
         self.curvature = sum(1 / m.sigma**2 for m in measurements)
+        self.cells = sum(m.counts.size for m in measurements)
 
     def __call__(self, beliefs: Sequence[Array]) -> tuple[float, list[Array | float]]:
         loss, gradient = 0.0, [0.0 for _ in beliefs]
@@ -438,7 +442,7 @@ def _descend(
         else:
             fast, share, step = model.from_beliefs(best), 1.0, step * (0.5 if share == 1.0 else 0.7)
         if i % PATIENCE == PATIENCE - 1:
-            if value > checked * (1 - TOLERANCE):
+            if value > checked * (1 - TOLERANCE) or value < CLOSE * loss.cells:
                 break
             checked = value
         if progress is not None:

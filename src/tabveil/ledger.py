@@ -6,9 +6,9 @@ released ones cost nothing. Every decision is taken inside one serialised transa
 never overspend together. Entries form a hash chain; `verify` recomputes every hash, state and admission.
 
 **Theorem.** All outputs of all charges of an account together are (epsilon, delta)-DP at its cap, even where each
-charge was chosen after seeing earlier outputs: Rényi filters (Feldman & Zrnic 2021, Theorem 4.3) of several fixed orders
-and the pure filter (Rogers, Roth, Ullman, Vadhan 2016), shares of delta summed; or one charge that takes the whole
-account. `_ledger_rules` has the argument in full, docs/accounting.md retells it.
+charge was chosen after seeing earlier outputs: Rényi filters (Feldman & Zrnic 2021, Theorem 4.3) of several fixed
+orders and the pure filter (Rogers, Roth, Ullman, Vadhan 2016), shares of delta summed; or one charge that takes the
+whole account. `_ledger_rules` has the argument in full, docs/accounting.md retells it.
 
 Privacy: the ledger sees events, labels and times, never a table. A refused charge leaves the data unread.
 """

@@ -3,22 +3,22 @@
     structure and price ─> place on disk ─> reservation ─> curator's check ─> commit, fit ─> sample ─> release folder
     no cell is read                         nothing spent   reads cells        spent          free      all or nothing
 
-What the curator's check of values finds stops the run before anything is spent. Whether it stopped depends on the rows and
-is not covered by epsilon, like everything the curator sees on his own machine: do not publish it. `generator.fit` reads
-nothing before the commit.
+What the curator's check of values finds stops the run before anything is spent. Whether it stopped depends on the
+rows and is not covered by epsilon, like everything the curator sees on his own machine: do not publish it.
+`generator.fit` reads nothing before the commit.
 
-Privacy: a release holds what the account paid for and what follows from that. Scores, findings and charts of real rows go
-into a folder of their own, marked INTERNAL.
+Privacy: a release holds what the account paid for and what follows from that. Scores, findings and charts of real
+rows go into a folder of their own, marked INTERNAL.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import math
+import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,31 +27,32 @@ import numpy as np
 import pandas as pd
 
 import tabveil
-from tabveil import metrics
-from tabveil.accounting import DpEvent, Spend
-from tabveil.encoding import encode, size
-from tabveil.errors import DataError, LedgerError, UnchargedError, UsageError
+from tabveil import measuring
+from tabveil.curating import Payer, check_values
+from tabveil.errors import LedgerError, UsageError
 from tabveil.generators.base import Generator, Plan, Progress, create, load, whole
-from tabveil.ledger import Ledger, Receipt, Reservation
+from tabveil.ledger import Ledger
+from tabveil.measuring import Facts
 from tabveil.metrics.base import MetricInput
-from tabveil.metrics.marginals import charts
 from tabveil.records import Finding, PrivacyStatement, Provenance, Score
+from tabveil.release import FORMAT as RELEASE_FORMAT
 from tabveil.release import (
     STAMP_FILE,
     Manifest,
+    as_ledger,
     check_new,
     json_text,
     new_folder,
     seal,
     space_for,
     versions,
+    write_rows,
     write_synthetic,
 )
-from tabveil.release import FORMAT as RELEASE_FORMAT
-from tabveil.report.document import Report, build
+from tabveil.report.document import Report
 from tabveil.schema import Schema
-from tabveil.tables import Table, open_table, write_table, write_text
-from tabveil.verification import read_ledger, read_manifest, read_statement, verify
+from tabveil.tables import Table, open_table, write_text
+from tabveil.verification import read_manifest, read_statement, verify
 
 __all__ = ["Release", "check_values", "evaluate", "report", "sample", "synthesize", "verify"]
 
@@ -84,7 +85,7 @@ class Release:
     findings: tuple[Finding, ...] = ()
 
 
-# ---------------------------------------------------------------------------------------------------------- synthesize
+# ----------------------------------------------------------------------------------------------------------- synthesize
 
 
 def synthesize(
@@ -109,17 +110,18 @@ def synthesize(
     Args:
       table: what `open_table` takes.
       schema: approved public knowledge, or its YAML file.
-      generator: plugin name, with its `options`.
+      generator: plugin name.
       epsilon: privacy budget of this release; math.inf says aloud that nothing is private.
       delta: asked for wherever epsilon is finite.
-      ledger: the ledger, its file or its URL; it and `dataset`, the account that pays, are needed where epsilon is finite.
-      dataset: the account's name.
+      ledger: the ledger, its file or its URL; needed where epsilon is finite.
+      dataset: the account that pays; likewise.
       out: the folder to make; must not exist, or be empty.
       rows: how many synthetic rows; the public (or charged, estimated) count by default.
       holdout: real rows that the fit does not see, for measuring.
       evaluate: measure utility too, into the folder `out` + "-internal"; a holdout implies it.
       random_state: repeats sampling and measuring, never privacy noise.
       progress: called as progress(stage, share).
+      options: of the generator.
 
     Raises:
       UsageError, SchemaError, DataError, BudgetExceededError, LedgerError, StorageError: before anything is charged.
@@ -128,20 +130,23 @@ def synthesize(
     made = create(
         generator, epsilon=epsilon, delta=delta, random_state=random_state, progress=progress, **(options or {})
     )
+    source, public = open_table(table), as_schema(schema)
+    public.check_columns(source.columns)
     run = _Run(
-        source=open_table(table),
-        schema=as_schema(schema),
+        source=source,
+        schema=public,
         generator=made,
-        ledger=as_ledger(ledger),
+        plan=made.plan(public),
+        ledger=None if ledger is None else as_ledger(ledger),
         dataset=dataset,
         out=out,
         rows=rows if rows is None else whole("rows", rows, 1, MOST_ROWS),
         holdout=None if holdout is None else open_table(holdout),
         measured=evaluate or holdout is not None,
     )
-    plan = run.planned()
-    with new_folder(out, needed=space_for(run.schema, rows), keep="model") as folder:
-        release = _build(run, plan, folder)
+    run.check()
+    with new_folder(out, needed=space_for(public, rows), keep="model") as folder:
+        release = _build(run, folder)
     return _measured(run, release) if run.measured else release
 
 
@@ -152,6 +157,7 @@ class _Run:
     source: Table
     schema: Schema
     generator: Generator
+    plan: Plan
     ledger: Ledger | None
     dataset: str | None
     out: str | os.PathLike[str]
@@ -160,22 +166,18 @@ class _Run:
     measured: bool
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def planned(self) -> Plan:
-        """Everything that can be said without a cell: columns, approval, price, unit, places on disk."""
-        state = self.generator.random_state
-        if state is not None:
-            whole("random_state", state, 0, 2**63)
-        for table in filter(None, (self.source, self.holdout)):
-            self.schema.check_columns(table.columns)
-        plan = self.generator.plan(self.schema)
-        if plan.private and (self.ledger is None or self.dataset is None):
-            raise LedgerError("A private fit needs an account that pays: name the ledger and the dataset.")
+    def check(self) -> None:
+        """What else can be said without a cell: who pays, the holdout's columns, places on disk."""
+        _check_seed(self.generator.random_state)
+        if self.plan.private and (self.ledger is None or self.dataset is None):
+            raise UsageError("A private fit needs an account that pays: name the ledger and the dataset.")
         if (self.ledger is None) != (self.dataset is None):
             raise UsageError("The ledger and the dataset belong together: name both or neither.")
         check_new(self.out)
+        if self.holdout is not None:
+            self.schema.check_columns(self.holdout.columns)
         if self.measured:
             check_new(self.internal)
-        return plan
 
     @property
     def internal(self) -> Path:
@@ -198,12 +200,11 @@ class _Run:
         self.tell(stage, 1.0)
 
 
-def _build(run: _Run, plan: Plan, folder: Path) -> Release:
+def _build(run: _Run, folder: Path) -> Release:
     """Everything from the reservation to the last file."""
-    with _reserved(run, plan) as payer:
+    with _reserved(run) as payer:
         with run.timed("checking values"):
-            for table in filter(None, (run.source, run.holdout)):
-                check_values(table, run.schema)
+            check_values(run.source, run.schema)
         with run.timed("fitting"):
             run.generator.fit(run.source, run.schema, ledger=payer, dataset=run.dataset)
         (folder / "model").mkdir()
@@ -215,22 +216,22 @@ def _build(run: _Run, plan: Plan, folder: Path) -> Release:
 
 
 @contextlib.contextmanager
-def _reserved(run: _Run, plan: Plan) -> Iterator[Ledger | None]:
+def _reserved(run: _Run) -> Iterator[Ledger | None]:
     """The ledger that pays the fit out of a reservation made now and released if the fit is not reached.
 
     An error that leaves here says whether the account was charged.
     """
-    if not plan.private or run.ledger is None or run.dataset is None:
+    if not run.plan.private or run.ledger is None or run.dataset is None:
         yield run.ledger
         return
     unit = run.ledger.statement(run.dataset).unit
     if unit != run.schema.unit:
         raise LedgerError(
-            f"The account {run.dataset!r} protects each {unit}, the schema each {run.schema.unit}: open an account whose "
-            "unit is the schema's."
+            f"The account {run.dataset!r} protects each {unit}, the schema each {run.schema.unit}: open an account "
+            "whose unit is the schema's."
         )
-    with run.ledger.reserve(run.dataset, plan.spends, label=_label(plan)) as reservation:
-        payer = _Payer(run.ledger, reservation, plan.spends)
+    with run.ledger.reserve(run.dataset, run.plan.spends, label=f"{run.plan.generator} fit") as reservation:
+        payer = Payer(run.ledger, reservation, run.plan.spends)
         try:
             yield payer
         except BaseException as error:
@@ -238,86 +239,12 @@ def _reserved(run: _Run, plan: Plan) -> Iterator[Ledger | None]:
             raise
 
 
-def _label(plan: Plan) -> str:
-    return f"{plan.generator} fit"
-
-
-class _Payer(Ledger):
-    """A ledger whose next charge commits a reservation that is held already.
-
-    So what was set aside before the curator's check is what pays for the fit, and no other process can take it between.
-    """
-
-    def __init__(self, ledger: Ledger, reservation: Reservation, spends: tuple[Spend, ...]) -> None:
-        self.__dict__.update(vars(ledger))
-        self._reservation, self._spends = reservation, spends
-        self._charged: bool | None = False
-
-    def charge(self, dataset: str, spends: DpEvent | Iterable[Spend], *, label: str) -> Receipt:
-        """Commit the reservation; raises UnchargedError where it was made for something else."""
-        if isinstance(spends, DpEvent) or tuple(spends) != self._spends:
-            raise UnchargedError(f"What {label!r} asks for is not what was reserved.")
-        self._charged = None
-        receipt = self._reservation.commit()
-        self._charged = True
-        return receipt
-
-    def annotate(self, error: BaseException, dataset: str) -> None:
-        """Say in a note of `error` whether the account was charged."""
-        if self._charged:
-            error.add_note(f"The account {dataset!r} had been charged by then.")
-        elif self._charged is None:
-            error.add_note(f"The account {dataset!r} was being charged: `tabveil ledger show` tells whether it was.")
-        else:
-            error.add_note("Nothing was charged.")
-
-
-# ------------------------------------------------------------------------------------------------------- curator's check
-
-
-def check_values(table: Any, schema: Schema, *, progress: Progress | None = None) -> None:
-    """The curator's check: would a fit refuse a value, is there a row at all, is some column missing in every row?
-
-    Args:
-      table: what `open_table` takes; its columns fit `schema`.
-      schema: what the columns may hold.
-      progress: called as progress(stage, share).
-
-    Raises:
-      DataError: a column holds a value that it refuses, is missing in every row, or the table has no rows; one sentence that
-        names the column and the rule.
-
-    Privacy: reads every row, outside any budget. Its outcome depends on the rows and is for the curator alone.
-    """
-    source = open_table(table)
-    unit = schema.privacy_unit
-    filled = dict.fromkeys([*(c.name for c in schema.learned), *([unit] if unit else [])], False)
-    rows = 0
-    for chunk in source.chunks(list(filled)):
-        rows += len(chunk)
-        for column in schema.learned:
-            codes = encode(column, chunk[column.name])
-            filled[column.name] |= bool((codes != size(column)).any())
-        if unit:
-            filled[unit] |= bool((chunk[unit].astype("string").fillna("") != "").any())
-    if progress is not None:
-        progress("checking values", 1.0)
-    if not rows:
-        raise DataError("The table has no rows: there is nothing to learn from.")
-    empty = [name for name, seen in filled.items() if not seen]
-    if empty:
-        raise DataError(
-            f"Column {empty[0]!r} is missing in every row: leave it out of the table and its schema, or check which texts "
-            "the schema calls missing."
-        )
-
-
-# ----------------------------------------------------------------------------------------------------------------- files
+# ---------------------------------------------------------------------------------------------------------------- files
 
 
 def _written(run: _Run, frame: pd.DataFrame, folder: Path) -> Release:
     """All files of the release but the model, which is there already."""
-    statement, private = run.generator.statement, run.ledger is not None and run.dataset is not None
+    statement = run.generator.statement
     account = run.ledger.export(run.dataset) if run.ledger is not None and run.dataset is not None else None
     provenance = _provenance(run, rows=len(frame))
     write_synthetic(frame, run.schema, folder)
@@ -326,7 +253,7 @@ def _written(run: _Run, frame: pd.DataFrame, folder: Path) -> Release:
     write_text(folder / "statement.json", json_text(statement.to_dict()))
     if account is not None:
         write_text(folder / "ledger.json", json_text(account))
-    page = _document(statement, account, run.schema, provenance, edition="release", charts=release_charts(frame, run.schema))
+    page = Facts(statement, account, run.schema, provenance).release(frame)
     for suffix in ("html", "json", "md"):
         page.save(folder / f"report.{suffix}")
     if statement.stamp:
@@ -338,8 +265,8 @@ def _written(run: _Run, frame: pd.DataFrame, folder: Path) -> Release:
         epsilon=run.generator.epsilon,
         delta=run.generator.delta,
         schema=run.schema.digest,
-        dataset=run.dataset if private else None,
-        ledger_head=head_of(account) if account is not None else "",
+        dataset=None if account is None else run.dataset,
+        ledger_head="" if account is None else account["head"],
     )
     sealed = seal(folder, manifest)
     return Release(Path(run.out), statement, provenance, sealed.sha256)
@@ -358,3 +285,158 @@ def _provenance(run: _Run, *, rows: int) -> Provenance:
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         rows=rows,
     )
+
+
+# -------------------------------------------------------------------------------------------------------------- measure
+
+
+def _measured(run: _Run, release: Release) -> Release:
+    """`release` with scores and findings, and the internal report beside it."""
+    try:
+        with new_folder(run.internal) as folder, run.timed("measuring"):
+            data = MetricInput(
+                train=measuring.frame_of(run.source),
+                holdout=None if run.holdout is None else measuring.frame_of(run.holdout),
+                synthetic=measuring.frame_of(open_table(release.folder / "synthetic.parquet")),
+                schema=run.schema,
+                random_state=run.generator.random_state or 0,
+            )
+            scores, findings = measuring.scores(data), measuring.findings(data)
+            account = None if run.ledger is None or run.dataset is None else run.ledger.export(run.dataset)
+            page = Facts(release.statement, account, run.schema, release.provenance).internal(data, scores, findings)
+            for suffix in ("html", "json"):
+                page.save(folder / f"report.{suffix}")
+    except BaseException as error:
+        error.add_note(f"The release {os.fspath(run.out)!r} is complete; only measuring it failed.")
+        raise
+    return replace(release, internal=run.internal, scores=scores, findings=findings)
+
+
+def evaluate(
+    synthetic: Any,
+    *,
+    train: Any,
+    holdout: Any = None,
+    schema: Schema | str | os.PathLike[str],
+    metrics: Sequence[str] | None = None,
+    random_state: int | None = 0,
+) -> tuple[Score, ...]:
+    """How useful a synthetic table is: scores, each beside the references that give it meaning.
+
+    Args:
+      synthetic: rows to be judged; like every table here, what `open_table` takes.
+      train: the rows it was made from.
+      holdout: real rows that no fit has seen.
+      schema: what the columns are, or its YAML file.
+      metrics: names of metrics; all by default.
+      random_state: repeats subsamples and learners.
+
+    Raises:
+      DataError, SchemaError, UsageError: a table or an argument is wrong.
+
+    Privacy: reads real rows outside any budget: every score is INTERNAL.
+    """
+    data = MetricInput(
+        train=measuring.frame_of(train),
+        holdout=None if holdout is None else measuring.frame_of(holdout),
+        synthetic=measuring.frame_of(synthetic),
+        schema=as_schema(schema),
+        random_state=random_state,
+    )
+    return measuring.scores(data, metrics)
+
+
+def report(
+    folder: Release | str | os.PathLike[str],
+    *,
+    train: Any = None,
+    holdout: Any = None,
+    random_state: int | None = 0,
+) -> Report:
+    """The report of a release, verified first: its release edition, or with `train` the internal one, measured anew.
+
+    Args:
+      folder: a release.
+      train: the rows it was made from: then the report is INTERNAL.
+      holdout: real rows that no fit has seen.
+      random_state: repeats subsamples and learners.
+
+    Raises:
+      VerificationError: the folder is not what it says.
+      DataError, UsageError: a table or an argument is wrong.
+    """
+    place = Path(folder.folder if isinstance(folder, Release) else folder)
+    if train is None and holdout is not None:
+        raise UsageError("A holdout is measured beside the training rows: give train too.")
+    verify(place)
+    if train is None:
+        return Report(json.loads((place / "report.json").read_text(encoding="utf-8")))
+    manifest, schema = read_manifest(place), Schema.from_yaml(place / "schema.yaml")
+    data = MetricInput(
+        train=measuring.frame_of(train),
+        holdout=None if holdout is None else measuring.frame_of(holdout),
+        synthetic=measuring.frame_of(place / "synthetic.parquet"),
+        schema=schema,
+        random_state=random_state,
+    )
+    account = None
+    if manifest.dataset is not None:
+        account = json.loads((place / "ledger.json").read_text(encoding="utf-8"))
+    facts = Facts(read_statement(place), account, schema, Provenance.from_dict(manifest.provenance))
+    return facts.internal(data, measuring.scores(data), measuring.findings(data))
+
+
+# --------------------------------------------------------------------------------------------------------------- sample
+
+
+def sample(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    rows: int | None = None,
+    random_state: int | None = None,
+) -> tuple[int, PrivacyStatement]:
+    """More rows from a saved model into a file; costs nothing (post-processing).
+
+    Args:
+      model: a release folder, or the folder of a model.
+      out: a .csv, .csv.gz, .tsv or .parquet file to write.
+      rows: how many; the public (or charged, estimated) count by default.
+      random_state: repeats the sample.
+
+    Returns:
+      How many rows, and what is promised about them.
+
+    Raises:
+      DataError: no model.
+      StorageError: the file cannot be written.
+      UsageError: an argument out of range.
+    """
+    place = Path(model)
+    made = load(place / "model" if (place / "model" / "model.json").is_file() else place)
+    _check_seed(random_state)
+    frame = made.sample(None if rows is None else whole("rows", rows, 0, MOST_ROWS), random_state=random_state)
+    write_rows(frame, made.schema, Path(out))
+    if made.statement.stamp:
+        write_text(f"{os.fspath(out)}.{STAMP_FILE}", f"{made.statement.sentence()}\n")
+    return len(frame), made.statement
+
+
+# ------------------------------------------------------------------------------------------------------------ arguments
+
+
+def split(table: pd.DataFrame, *, share: float, random_state: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows to learn from, and a random `share` of them to measure on, both in the table's order."""
+    order = np.random.default_rng(random_state).permutation(len(table))
+    held = round(share * len(table))
+    return table.iloc[np.sort(order[held:])], table.iloc[np.sort(order[:held])]
+
+
+def as_schema(schema: Schema | str | os.PathLike[str]) -> Schema:
+    """A schema, or the one in a YAML file; raises SchemaError."""
+    return schema if isinstance(schema, Schema) else Schema.from_yaml(os.fspath(schema))
+
+
+def _check_seed(random_state: int | None) -> None:
+    if random_state is not None:
+        whole("random_state", random_state, 0, 2**63)

@@ -1,7 +1,7 @@
 """The release folder: built beside its final place, renamed into it when whole, every file under one manifest.
 
-Privacy: what is written here may be published: samples, the fitted model, public knowledge, the account's events. Nothing
-here reads a private row; how long a fit took, which depends on the rows, is left out.
+Privacy: what is written here may be published: samples, the fitted model, public knowledge, the account's events.
+Nothing here reads a private row; how long a fit took, which depends on the rows, is left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Any
 import pandas as pd
 
 from tabveil.columns import Boolean, Column, Date, Datetime, Decimal
-from tabveil.errors import StorageError, UsageError
+from tabveil.errors import LedgerError, StorageError, UsageError
+from tabveil.ledger import Ledger
 from tabveil.records import Record
 from tabveil.schema import Schema
 from tabveil.tables import write_table, write_text
@@ -95,7 +96,7 @@ def versions() -> tuple[str, dict[str, str]]:
     return platform.python_version(), {p: importlib.metadata.version(p) for p in PACKAGES}
 
 
-# ------------------------------------------------------------------------------------------------------------ the folder
+# ----------------------------------------------------------------------------------------------------------- the folder
 
 
 def check_new(out: str | os.PathLike[str]) -> Path:
@@ -107,7 +108,9 @@ def check_new(out: str | os.PathLike[str]) -> Path:
     target = Path(os.path.realpath(out))
     taken = not target.is_dir() if target.exists() else False
     if taken or (target.is_dir() and any(target.iterdir())):
-        raise UsageError(f"{os.fspath(out)!r} is there already: name a folder that does not exist yet, or an empty one.")
+        raise UsageError(
+            f"{os.fspath(out)!r} is there already: name a folder that does not exist yet, or an empty one."
+        )
     return target
 
 
@@ -181,8 +184,8 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise StorageError(
-            f"The disk has {_mebibytes(free)} free and the release may need {_mebibytes(needed)}: make room, or write it "
-            "elsewhere."
+            f"The disk has {_mebibytes(free)} free and the release may need {_mebibytes(needed)}: make room, or write "
+            "it elsewhere."
         )
 
 
@@ -206,7 +209,7 @@ def sync(folder: Path, *, deep: bool = True) -> None:
                 os.close(handle)
 
 
-# ------------------------------------------------------------------------------------------------------------- its files
+# ------------------------------------------------------------------------------------------------------------ its files
 
 
 def files_of(folder: Path) -> list[str]:
@@ -230,8 +233,14 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
 
 def write_synthetic(frame: pd.DataFrame, schema: Schema, folder: Path) -> None:
     """synthetic.parquet and synthetic.csv, both readable under `schema`."""
-    write_table(frame, folder / "synthetic.parquet", **schema.text_formats)
-    write_table(spelled(frame, schema), folder / "synthetic.csv", **schema.text_formats)
+    for name in ("synthetic.parquet", "synthetic.csv"):
+        write_rows(frame, schema, folder / name)
+
+
+def write_rows(frame: pd.DataFrame, schema: Schema, path: Path) -> None:
+    """A file of rows that is readable under `schema`; raises as `write_table` does."""
+    typed = path.suffix.lower() == ".parquet"
+    write_table(frame if typed else spelled(frame, schema), path, **schema.text_formats)
 
 
 def spelled(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
@@ -267,3 +276,17 @@ def _texts(column: Column, values: pd.Series) -> pd.Series:
     else:
         texts = values.astype("string")
     return texts.astype(object).where(values.notna(), None)
+
+
+# ----------------------------------------------------------------------------------------------------------- who pays
+
+
+def as_ledger(ledger: Ledger | str | Path) -> Ledger:
+    """A ledger, or the one at a path or URL, which must be there; raises LedgerError."""
+    if isinstance(ledger, Ledger):
+        return ledger
+    if "://" not in str(ledger) and not Path(ledger).is_file():
+        raise LedgerError(
+            f"There is no ledger file {str(ledger)!r}: open an account in it first, `tabveil ledger open`."
+        )
+    return Ledger(ledger, create=False)

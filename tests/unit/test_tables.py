@@ -10,6 +10,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -277,10 +278,19 @@ def test_two_readers_of_one_table_do_not_disturb_each_other(tmp_path):
 
 def test_abandoned_reading_closes_the_file(tmp_path):
     path = put(tmp_path, "a\n" + "1\n" * 10)
-    before = len(os.listdir("/proc/self/fd"))
+
+    def open_files() -> int:
+        return sum(os.path.realpath(f"/proc/self/fd/{d}") == str(path) for d in os.listdir("/proc/self/fd"))
+
+    reading = open_table(path, chunk_rows=2).chunks()
+    next(reading)
     for _ in range(20):
         next(open_table(path, chunk_rows=2).chunks())
-    assert len(os.listdir("/proc/self/fd")) == before
+    del reading
+    deadline = time.monotonic() + 10
+    while open_files() and time.monotonic() < deadline:  # a reader's thread may still be on its way out
+        time.sleep(0.01)
+    assert open_files() == 0
 
 
 def test_types_that_a_file_declares_are_kept(tmp_path):
@@ -338,7 +348,8 @@ def test_sql_names_are_quoted_and_cells_keep_their_types(tmp_path):
         got = open_table(source, table="t; drop table u")
         assert got.columns == ("a b", 'é"q:%s', "x")
         (chunk,) = got.chunks()
-        assert chunk.astype(object).where(chunk.notna(), None).values.tolist() == [[1, "x", None], [None, None, 0.5]]
+        assert {str(d) for d in chunk.dtypes} == {"object"}  # pandas would make floats of 1 and None
+        assert chunk.to_numpy().tolist() == [[1, "x", None], [None, None, 0.5]]
     with sqlite3.connect(tmp_path / "t.db") as connection:
         connection.execute('create view v as select "a b" from "t; drop table u"')
     assert open_table(url, table="v").columns == ("a b",)
@@ -355,8 +366,10 @@ URLS = [
 
 
 @pytest.mark.parametrize(("url", "error", "says"), URLS)
-def test_a_database_that_cannot_be_read_never_shows_the_password(url, error, says):
+def test_a_database_that_cannot_be_read_never_shows_the_password(url, error, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     refused(error, lambda: open_table(url, table="t"), says)
+    assert list(tmp_path.iterdir()) == []  # SQLite would make the file that is not there
 
 
 def test_database_mistakes(tmp_path, monkeypatch):
@@ -364,7 +377,6 @@ def test_database_mistakes(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path}/t.db"
     refused(DataError, lambda: open_table(url, table="t"), "no table 't'")
     refused(UsageError, lambda: open_table(url), "needs 'table'")
-    assert not Path("none.db").exists()
 
     def no_driver(*_, **__):
         raise ModuleNotFoundError("No module named 'psycopg'", name="psycopg")
@@ -416,7 +428,9 @@ def test_csv_is_written_as_the_schema_says(tmp_path):
 def test_compressed_csv_is_the_same_bytes_every_time(tmp_path):
     for name in ("a.csv.gz", "b.csv.gz"):
         write_table(published(), tmp_path / name)
-    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
+    data = (tmp_path / "a.csv.gz").read_bytes()
+    assert data == (tmp_path / "b.csv.gz").read_bytes()
+    assert data[3:8] == bytes(5)  # no name and no time in the header (RFC 1952)
     assert len(rows(tmp_path / "a.csv.gz")["age"]) == 3
 
 

@@ -81,13 +81,17 @@ def _zero_concentrated(part: Part, rho: float, contributions: int) -> DpEvent:
     return DiscreteGaussianDpEvent(drawn_exactly, contributions)
 
 
+LEAST_NOISE = 0.1
+"""Noise below a tenth of a row, none included, counts as this much: finer differences are not worth fitting."""
+
+
 def deviation(event: DpEvent) -> float:
-    """Standard deviation of the noise of one counted cell; 1e-6 stands in where there is none."""
+    """Standard deviation of the noise of one counted cell, at least LEAST_NOISE."""
     if isinstance(event, DiscreteGaussianDpEvent):
-        return float(event.sigma)
+        return max(LEAST_NOISE, event.sigma)
     if isinstance(event, DiscreteLaplaceDpEvent):
-        return math.sqrt(2) * float(event.scale)
-    return 1e-6
+        return max(LEAST_NOISE, math.sqrt(2) * event.scale)
+    return LEAST_NOISE
 
 
 def noise_of(spends: Sequence[Spend], label: str) -> float:

@@ -54,6 +54,9 @@ MAX_PAIR_CELLS = 1_000_000
 MAX_MODEL_CELLS = 300_000
 """Pairs beside the tree are left out where the model's tables would grow beyond this many cells in all."""
 
+CHECKED_AHEAD = 500
+"""With more candidates than this, whether a pair fits the model is asked of the chosen one only; its step may go unused."""
+
 TREE_ITERATIONS = 300
 
 
@@ -157,14 +160,16 @@ class MST(Generator):
         open_edges = [i for i, e in enumerate(edges) if e not in held]
         measured: list[Measurement] = []
         for extra in range(self._extra(self.schema)):
-            open_edges = [i for i in open_edges if self._fits(tree, [*held, edges[i]])]
+            if len(open_edges) <= CHECKED_AHEAD:
+                open_edges = [i for i in open_edges if self._fits(tree, [*held, edges[i]])]
             if not open_edges:
                 break
             step = self._tree_edges(self.schema) + extra
             best = rows.choose(contest, open_edges, label=_choice_label(step))
             open_edges.remove(best)
-            held.append(edges[best])
-            measured.append(self._count_pair(edges[best], step, rows, plan))
+            if self._fits(tree, [*held, edges[best]]):
+                held.append(edges[best])
+                measured.append(self._count_pair(edges[best], step, rows, plan))
         return measured
 
     def _fits(self, model: GraphicalModel, cliques: Sequence[tuple[int, ...]]) -> bool:

@@ -126,7 +126,7 @@ def _path(spots: Sequence[float], heights: Sequence[float], bottom: float) -> st
 
 def _ceiling(share: float) -> float:
     """The next round share from `share` up: 1, 2, 4, 5, 6, 8 times a power of ten, at most 1."""
-    if share <= 0:
+    if share < 1e-9:
         return 1.0
     scale = 10.0 ** math.floor(math.log10(share))
     return min(1.0, next(m * scale for m in (1, 2, 4, 5, 6, 8, 10) if m * scale >= share * 0.9999))

@@ -1,4 +1,4 @@
-"""What a privacy statement means, in words and numbers an auditor can check, and which event used how much of the budget.
+"""What a privacy statement means, in words and numbers an auditor can check, and which event used how much of it.
 
 Privacy: computes from the statement alone, which holds nothing but public numbers.
 """
@@ -69,12 +69,12 @@ def _meaning(statement: PrivacyStatement) -> list[str]:
     plus = f", plus at most {rounded_up(delta)}" if delta else ""
     aside = " (delta aside)" if delta else ""
     return [
-        f"Whatever anybody concludes from what is released: one {unit} being in the table or not makes that conclusion at "
-        f"most {factor} times as likely{plus}. This holds for every attacker, whatever else they know.",
-        f"An attacker who takes at most {alarms} of outsiders for members of the table recognises at most {found} % of its "
-        f"members; blind guessing recognises {alarms}.",
-        f"Somebody who thought it as likely as not that one particular {unit} is in the table can be brought to believe "
-        f"it with at most {believed} % certainty{aside}.",
+        f"Whatever anybody concludes from what is released: one {unit} being in the table or not makes that "
+        f"conclusion at most {factor} times as likely{plus}. This holds for every attacker, whatever else they know.",
+        f"An attacker who takes at most {alarms} of outsiders for members of the table recognises at most {found} % "
+        f"of its members; blind guessing recognises {alarms}.",
+        f"Somebody who thought it as likely as not that one particular {unit} is in the table can be brought to "
+        f"believe it with at most {believed} % certainty{aside}.",
         *_about_groups(statement),
         *_about_delta(statement),
     ]
@@ -104,8 +104,8 @@ def _about_delta(statement: PrivacyStatement) -> list[str]:
 def budget(statement: PrivacyStatement) -> dict[str, Any]:
     """The charged events and the share of the budget each of them used.
 
-    Shares are by rho of zero-concentrated differential privacy where every event has one (rho adds up, epsilon does not),
-    else by number of events.
+    Shares are by rho of zero-concentrated differential privacy where every event has one (rho adds up, epsilon does
+    not), else by number of events.
     """
     prices = [_rho(e, _times(e)) for e in statement.events]
     priced = bool(prices) and all(p is not None and math.isfinite(p) for p in prices)
@@ -154,7 +154,7 @@ def _rho(event: Mapping[str, Any], times: int) -> float | None:
 
 
 def _one_rho(kind: str, event: Mapping[str, Any]) -> float | None:
-    """Gaussian noise: sensitivity^2 / (2 sigma^2); pure epsilon: epsilon^2 / 2, of exponential mechanisms epsilon^2 / 8."""
+    """Gaussian noise: sensitivity^2 / (2 sigma^2). Pure epsilon: epsilon^2 / 2; exponential mechanism epsilon^2 / 8."""
     step = float(event.get("sensitivity", 1))
     if kind in ("Gaussian", "DiscreteGaussian"):
         return (step / float(event.get("sigma", event.get("noise_multiplier", math.inf)))) ** 2 / 2

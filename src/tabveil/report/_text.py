@@ -35,7 +35,7 @@ def brief(value: Any) -> str:
 
 
 def rounded_up(value: Any, *, digits: int = 6) -> str:
-    """A bound with at most `digits` significant digits, never below `value`: a promise must not look better than it is."""
+    """A bound with at most `digits` significant digits, never below `value`: no promise may look better than it is."""
     value = float(value)
     if not math.isfinite(value):
         return _NOT_FINITE[str(value)]
@@ -70,7 +70,7 @@ def compact(value: float) -> str:
 
 
 def visible(text: str) -> str:
-    """`text` with every character that acts instead of showing (control, direction override, lone surrogate) spelled out."""
+    """`text` with every character spelled out that acts instead of showing: controls, overrides, lone surrogates."""
     return "".join(_spelled(c) if _acts(c) else c for c in text)
 
 

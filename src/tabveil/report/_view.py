@@ -27,7 +27,7 @@ _SHORT = {"real": "train", "holdout": "holdout"}
 
 EXPLAINED = {
     "real": "as many rows of the training table in place of the synthetic ones",
-    "holdout": "as many real rows that no fit has seen in place of the synthetic ones: how far apart two real samples are",
+    "holdout": "as many real rows that no fit has seen in place of the synthetic ones: how far two real samples differ",
     "bootstrap": "training rows drawn with replacement: what a perfect sampler would get",
     "independent": "training rows with every column shuffled for itself: no model of how columns depend on each other",
 }

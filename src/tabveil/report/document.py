@@ -1,12 +1,13 @@
 """Records in, one plain dict out: the report, of which HTML, Markdown and JSON are three ways to show it.
 
-The dict has a published JSON Schema (`document.schema.json`, `json_schema()`), so that other tools may read it. Two editions
-are made here and nowhere else: the release edition is built without anything that is INTERNAL, so that no renderer, search or
-mistake can find it later.
+The dict has a published JSON Schema (`document.schema.json`, `json_schema()`), so that other tools may read it. Two
+editions are made here and nowhere else: the release edition is built without anything that is INTERNAL, so that no
+renderer, search or mistake can find it later.
 
-Privacy: takes finished records, never rows. What was computed from real rows outside the budget (scores, findings, real
-shares of a chart, bounds of a draft schema, seconds, notes of a measurement) is dropped from the release edition at build
-time: releasing such figures undoes what differential privacy bought (Ganev and De Cristofaro 2023, arXiv 2312.05114).
+Privacy: takes finished records, never rows. What was computed from real rows outside the budget (scores, findings,
+real shares of a chart, bounds of a draft schema, seconds, notes of a measurement) is dropped from the release edition
+at build time: releasing such figures undoes what differential privacy bought (Ganev and De Cristofaro 2023, arXiv
+2312.05114).
 """
 
 from __future__ import annotations
@@ -35,25 +36,26 @@ SHOWN_CATEGORIES = 12
 """Categories of a column that the schema table names; the rest is counted."""
 
 WITHHELD = (
-    "They were computed from real rows and are not covered by the epsilon above. Whoever publishes them gives away more "
-    "than was promised: outliers have been rebuilt from published similarity figures (Ganev and De Cristofaro 2023, arXiv "
+    "They were computed from real rows, outside any privacy budget. Whoever publishes them gives away more than was "
+    "promised: outliers have been rebuilt from published similarity figures (Ganev and De Cristofaro 2023, arXiv "
     "2312.05114). They are in the internal edition."
 )
 
 OF_THE_PROMISE = (
-    "The promise is about one {unit} being there or not. What holds for many people (a disease is common in a region, a job "
-    "pays badly) is what the table is made to show, and can be concluded about somebody who is not in it as well.",
-    "The promise is about everything computed from what was charged. Other releases from the same rows count only if they "
-    "were charged to the same account.",
-    "The promise rests on the schema being public knowledge, on the code doing what it says, and on nobody watching the "
-    "computation itself (timing, memory, power).",
+    "The promise is about one {unit} being there or not. What holds for many people (a disease is common in a region, "
+    "a job pays badly) is what the table is made to show, and can be concluded about somebody who is not in it too.",
+    "The promise is about everything computed from what was charged. Other releases from the same rows count only if "
+    "they were charged to the same account.",
+    "The promise rests on the schema being public knowledge, on the code doing what it says, and on nobody watching "
+    "the computation itself (timing, memory, power).",
 )
 OF_THE_TABLE = (
     "Synthetic rows describe nobody. A row that looks like somebody's is chance or what the whole table suggests.",
     "Rare combinations are what privacy noise hides first: check small groups before drawing conclusions on them.",
 )
 NOT_PRIVATE = (
-    "Nothing keeps a generator without privacy from repeating real rows. That an attack failed shows that this attack failed.",
+    "Nothing keeps a generator without privacy from repeating real rows.",
+    "An attack that failed shows that this attack failed, and no more.",
 )
 
 
@@ -77,7 +79,9 @@ def build(
       ledger: the account as `Ledger.export` writes it, where one paid.
       schema_summary: `Schema.to_dict()`; a "digest" beside it is shown too.
       provenance: how the table came to be.
-      scores, findings, charts: what was measured, in the order to be shown.
+      scores: what was measured of utility, in the order to be shown.
+      findings: what attacks found.
+      charts: what each column looks like.
       edition: "internal" shows everything and says INTERNAL; "release" leaves out all that is internal.
       title: of the report; by default one is made from the schema's name.
       notes: sentences on what was not measured; internal, since why not may depend on rows.
@@ -110,7 +114,7 @@ def build(
 
 def _limitations(statement: PrivacyStatement) -> list[str]:
     if not statement.private:
-        return [*NOT_PRIVATE, OF_THE_TABLE[1]]
+        return list(NOT_PRIVATE)
     return [*(sentence.format(unit=statement.unit) for sentence in OF_THE_PROMISE), *OF_THE_TABLE]
 
 

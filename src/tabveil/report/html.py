@@ -1,7 +1,8 @@
 """The report as one HTML page: no script, no network, no other file, readable in light, dark and print.
 
 Every text is escaped by the template engine and has its control characters spelled out, since column names come from
-strangers. A content security policy forbids the page to load or send anything; it allows the page's own style by its hash.
+strangers. A content security policy forbids the page to load or send anything; it allows the page's own style by its
+hash.
 
 Privacy: shows the dict it is given and nothing else; the edition was decided when that was built.
 """

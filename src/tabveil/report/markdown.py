@@ -95,10 +95,11 @@ def _promise(document: Document) -> list[str]:
 
 
 def _outside(document: Document) -> list[str]:
-    own = [] if document["promise"]["private"] else ["Everything: no privacy is promised."]
+    sentences = [] if document["promise"]["private"] else ["Anything: no privacy is promised for this table."]
+    sentences += document["promise"]["outside"]
     if document["edition"] == "internal":
-        own.append("This edition: its figures on columns, utility and attacks were computed from real rows.")
-    return ["## 2 What is not promised", *_bullets([*document["promise"]["outside"], *own])]
+        sentences.append("This edition: its figures on columns, utility and attacks were computed from real rows.")
+    return ["## 2 What is not promised", *_bullets(sentences)]
 
 
 def _budget(document: Document) -> list[str]:
@@ -113,8 +114,8 @@ def _budget(document: Document) -> list[str]:
     check = ""
     if budget["hand_check"] is not None:
         check = (
-            f"Check by hand: the events add up to rho = {rounded_up(budget['rho'])}; rho + 2 √(rho · ln(1/delta)) gives "
-            f"epsilon ≤ {rounded_up(budget['hand_check'], digits=4)}."
+            f"Check by hand: the events add up to rho = {rounded_up(budget['rho'])}; rho + 2 √(rho · ln(1/delta)) "
+            f"gives epsilon ≤ {rounded_up(budget['hand_check'], digits=4)}."
         )
     heads = ["for", "mechanism", "parameters", "times", "share"]
     return ["## 3 Where the budget went", basis, _table(heads, rows, right=frozenset({3, 4})), check]
@@ -133,6 +134,7 @@ def _account(document: Document) -> list[str]:
             [escape(e["number"]), escape(e["at"]), escape(e["kind"]), escape(e["label"]), escape(e["hash"])]
             for e in ledger["entries"]
         ]
+        head += [escape(sentence) for sentence in ledger["caveats"]]
         head.append(_table(["no.", "when", "what", "label", "hash"], rows) if rows else "")
     steps = [f"{i}. {escape(s['text'])} `{s['command']}`" for i, s in enumerate(document["recompute"], 1)]
     return [*head, "\n".join(s.removesuffix(" ``") for s in steps)]

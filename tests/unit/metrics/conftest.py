@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from tabveil.columns import Boolean, Categorical, Date, Datetime, Decimal, Identifier, Integer
+from tabveil.metrics import _learners
 from tabveil.schema import Schema
 
 REGIONS = ("north", "south", "east", "west")
@@ -64,3 +65,9 @@ def schema_for() -> Callable[[str | None], Schema]:
         )
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested here does not hang on how many rounds of boosting there are."""
+    monkeypatch.setattr(_learners, "TREES", 30)

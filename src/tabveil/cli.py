@@ -1,0 +1,305 @@
+"""The command line: parses, calls the pipeline, prints.
+
+Answers go to stdout (JSON with --json), messages and progress to stderr; whatever goes wrong is one line on stderr
+and a documented exit code. Libraries are imported by the command that needs them, so that --help is there at once.
+
+Privacy: prints no cell of a table; an unexpected error is named by its type alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import tabveil
+from tabveil import _cli_ledger, _cli_schema
+from tabveil._cli_output import answer, columns, new_app, progress, run, tell
+from tabveil._cli_schema import Delimiter, Json, TableName, TableSource
+
+if TYPE_CHECKING:
+    from tabveil.pipeline import Release
+    from tabveil.records import PrivacyStatement, Score
+
+app = new_app("Privacy-first synthesis of tables: declare what is public, spend a budget, sample, measure, show why.")
+app.add_typer(_cli_schema.app, name="schema")
+app.add_typer(_cli_ledger.app, name="ledger")
+
+SchemaFile = Annotated[Path, typer.Option("--schema", "-s", metavar="FILE", help="The table's schema (YAML).")]
+LedgerPlace = Annotated[
+    str | None,
+    typer.Option("--ledger", "-l", metavar="LEDGER", envvar="TABVEIL_LEDGER", help="A ledger file, or its URL."),
+]
+Seed = Annotated[int | None, typer.Option("--random-state", help="Repeats sampling; never privacy noise.")]
+Holdout = Annotated[str | None, typer.Option(metavar="TABLE", help="Real rows that the fit does not see.")]
+Rows = Annotated[int | None, typer.Option("--rows", "-n", help="Synthetic rows; as many as the real table by default.")]
+
+
+@app.callback(invoke_without_command=True)
+def main_options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False,
+) -> None:
+    """Privacy-first synthesis of tables: declare what is public, spend a budget, sample, measure, show why."""
+    if version:
+        typer.echo(f"tabveil {tabveil.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the release goes.")] = Path(
+        "demo-release"
+    ),
+    as_json: Json = False,
+) -> None:
+    """A private release of a public health table, with its reports: the whole way in one command."""
+    from tabveil._demo import demo as make
+
+    with progress() as show:
+        release = make(out, progress=show)
+    report = (release.internal or release.folder) / "report.html"
+    lines = [
+        _summary(release),
+        _scores(release.scores),
+        f"Release, to be handed over whole: {release.folder}",
+        f"Report with the measurements, INTERNAL: {report.resolve()}",
+    ]
+    answer(_release(release), "\n".join(lines), as_json=as_json)
+
+
+@app.command()
+def synthesize(
+    table: TableSource,
+    schema: SchemaFile,
+    epsilon: Annotated[
+        float,
+        typer.Option("--epsilon", "-e", help="Privacy budget, above 0; 'inf' says aloud that nothing is private."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="The release; must not exist yet.")],
+    delta: Annotated[
+        float | None, typer.Option("--delta", "-d", help="0, or well below 1 / rows; asked for unless epsilon is inf.")
+    ] = None,
+    ledger: LedgerPlace = None,
+    dataset: Annotated[str | None, typer.Option(help="The account that pays.")] = None,
+    generator: Annotated[str, typer.Option("--generator", "-g", help="See `tabveil generators`.")] = "mst",
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the generator; may be repeated.")
+    ] = None,
+    rows: Rows = None,
+    holdout: Holdout = None,
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="Measure utility into FOLDER-internal.")] = False,
+    random_state: Seed = None,
+    table_name: TableName = None,
+    delimiter: Delimiter = None,
+    as_json: Json = False,
+) -> None:
+    """Make a private table: a release folder with the rows, the model, the promise and the report."""
+    from tabveil import pipeline
+    from tabveil.tables import open_table
+
+    with progress() as show:
+        release = pipeline.synthesize(
+            open_table(table, table=table_name, delimiter=delimiter),
+            schema,
+            generator=generator,
+            epsilon=epsilon,
+            delta=delta,
+            ledger=ledger if dataset is not None or math.isfinite(epsilon) else None,
+            dataset=dataset,
+            out=out,
+            rows=rows,
+            holdout=None if holdout is None else open_table(holdout, delimiter=delimiter),
+            evaluate=evaluate,
+            random_state=random_state,
+            progress=show,
+            options=_options(option or ()),
+        )
+    _warn(release.statement)
+    lines = [_summary(release), _scores(release.scores)]
+    lines += [f"{release.folder}: verify it with `tabveil verify`; manifest {release.digest}"]
+    lines += [f"{release.internal}: INTERNAL, not for publication"] if release.internal else []
+    answer(_release(release), "\n".join(filter(None, lines)), as_json=as_json)
+
+
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE as keyword arguments; a value that is JSON is read as such."""
+    from tabveil.errors import UsageError
+
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier() or name in ("epsilon", "delta", "progress", "random_state"):
+            raise UsageError("--option takes NAME=VALUE, such as --option cells=64; `tabveil generators` lists names.")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def _summary(release: Release) -> str:
+    rows = release.provenance.rows
+    return f"{rows:,} synthetic rows by {release.provenance.generator}. {release.statement.sentence()}"
+
+
+def _warn(statement: PrivacyStatement) -> None:
+    if statement.stamp:
+        tell(f"{statement.stamp}: treat what was made as you treat the rows it was made from.")
+
+
+def _release(release: Release) -> dict[str, Any]:
+    return {
+        "folder": str(release.folder),
+        "rows": release.provenance.rows,
+        "generator": release.provenance.generator,
+        "stamp": release.statement.stamp,
+        "statement": release.statement.to_dict(),
+        "manifest_sha256": release.digest,
+        "internal_folder": None if release.internal is None else str(release.internal),
+        "scores": [s.to_dict() for s in release.scores],
+        "findings": [f.to_dict() for f in release.findings],
+    }
+
+
+def _scores(scores: Sequence[Score]) -> str:
+    """Scores beside what gives them meaning, for a terminal."""
+    if not scores:
+        return ""
+    roles = [r for r in ("holdout", "real", "independent", "bootstrap") if any(r in s.references for s in scores)]
+    head = [("INTERNAL: read real rows", "better", "synthetic", *roles)]
+    rows = [
+        (
+            s.name,
+            {"min": "low", "max": "high"}[s.goal],
+            _number(s.value),
+            *(_number(s.references.get(r)) for r in roles),
+        )
+        for s in scores
+    ]
+    return columns(head + rows)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+@app.command()
+def sample(
+    model: Annotated[Path, typer.Argument(metavar="FOLDER", help="A release, or a saved model.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="A .csv, .csv.gz, .tsv or .parquet file.")],
+    rows: Rows = None,
+    random_state: Seed = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Draw more rows from a fitted model. It costs nothing, as often as you like."""
+    from tabveil import pipeline
+    from tabveil.errors import UsageError
+
+    if out.exists() and not force:
+        raise UsageError(f"{str(out)!r} is there already: name another file, or give --force to replace it.")
+    drawn, statement = pipeline.sample(model, out, rows=rows, random_state=random_state)
+    _warn(statement)
+    data = {"file": str(out), "rows": drawn, "stamp": statement.stamp, "statement": statement.to_dict()}
+    answer(data, f"Wrote {drawn:,} rows to {out}. {statement.sentence()}", as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    synthetic: Annotated[str, typer.Argument(metavar="SYNTHETIC", help="A release, or a table.", show_default=False)],
+    train: Annotated[str, typer.Option(metavar="TABLE", help="The rows it was made from.")],
+    schema: Annotated[
+        Path | None, typer.Option("--schema", "-s", metavar="FILE", help="Needed unless SYNTHETIC is a release.")
+    ] = None,
+    holdout: Holdout = None,
+    metric: Annotated[list[str] | None, typer.Option(help="A metric; all by default. May be repeated.")] = None,
+    random_state: Annotated[int, typer.Option("--random-state", help="Repeats subsamples and learners.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure how useful a synthetic table is. Reads real rows: the scores are INTERNAL."""
+    from tabveil import pipeline
+    from tabveil.errors import UsageError
+
+    folder = Path(synthetic)
+    released = "://" not in synthetic and folder.is_dir()
+    if not released and schema is None:
+        raise UsageError("A table is measured under its schema: give --schema.")
+    scores = pipeline.evaluate(
+        folder / "synthetic.parquet" if released else synthetic,
+        train=train,
+        holdout=holdout,
+        schema=schema or folder / "schema.yaml",
+        metrics=metric,
+        random_state=random_state,
+    )
+    answer({"internal": True, "scores": [s.to_dict() for s in scores]}, _scores(scores), as_json=as_json)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A release.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="A .html, .md or .json file.")],
+    train: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="The rows it was made from: makes the INTERNAL edition.")
+    ] = None,
+    holdout: Holdout = None,
+    as_json: Json = False,
+) -> None:
+    """Write a release's report; with --train the internal edition, measured anew."""
+    from tabveil import pipeline
+
+    pipeline.report(folder, train=train, holdout=holdout).save(out)
+    edition = "release" if train is None else "internal"
+    answer({"file": str(out), "edition": edition}, f"Wrote the {edition} edition to {out}.", as_json=as_json)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A release.", show_default=False)],
+    ledger: Annotated[
+        str | None,
+        typer.Option("--ledger", "-l", metavar="LEDGER", help="The ledger that paid: its chain is checked too."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Recompute everything a release says of itself: hashes, promise, epsilon, account, tables."""
+    from tabveil.release import as_ledger
+    from tabveil.verification import read_manifest
+    from tabveil.verification import verify as check
+
+    done = check(folder, ledger=None if ledger is None else as_ledger(ledger))
+    manifest = read_manifest(folder)
+    data = {"verified": True, "manifest_sha256": manifest.sha256, "stamp": manifest.stamp, "checks": list(done)}
+    lines = [*(f"ok  {sentence}" for sentence in done), f"{folder} holds what it says; manifest {manifest.sha256}"]
+    answer(data, "\n".join(lines), as_json=as_json)
+
+
+@app.command()
+def generators(as_json: Json = False) -> None:
+    """List the generators, what makes each private, and its options."""
+    from tabveil.errors import MissingDependencyError
+    from tabveil.generators import generators as registry
+
+    found = []
+    for name in registry.names():
+        try:
+            kind: Any = registry.get(name)
+            own = [o for o in kind.option_names() if o not in ("epsilon", "delta", "progress", "random_state")]
+            found.append({"name": name, "guarantee": kind.guarantee, "options": own, "needs": None})
+        except MissingDependencyError as error:
+            found.append({"name": name, "guarantee": "", "options": [], "needs": str(error)})
+    rows = [(g["name"], ", ".join(g["options"]), g["needs"] or g["guarantee"]) for g in found]
+    answer({"generators": found}, columns([("generator", "options", "what makes it private"), *rows]), as_json=as_json)
+
+
+def main() -> None:
+    """Entry point of `tabveil`."""
+    sys.exit(run(app))

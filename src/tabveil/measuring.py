@@ -1,0 +1,92 @@
+"""What is said about a release: the facts of every report, and what was measured on real rows.
+
+Privacy: scores, findings and charts of real rows come from outside any budget: INTERNAL. They are made here and go
+into the internal edition only; the release edition is drawn from the synthetic table alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from tabveil import metrics
+from tabveil.metrics.base import MetricInput
+from tabveil.metrics.marginals import charts
+from tabveil.records import Finding, MarginalChart, PrivacyStatement, Provenance, Score
+from tabveil.report.document import Edition, Report, build
+from tabveil.schema import Schema
+from tabveil.tables import open_table
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What every report of a release says, whatever was measured."""
+
+    statement: PrivacyStatement
+    account: Mapping[str, Any] | None
+    schema: Schema
+    provenance: Provenance
+
+    def release(self, synthetic: pd.DataFrame) -> Report:
+        """The edition to be published: its charts show the synthetic table and nothing else."""
+        if not len(synthetic):
+            return self._report("release")
+        data = MetricInput(train=synthetic, holdout=None, synthetic=synthetic, schema=self.schema)
+        return self._report("release", drawn=charts(data, show_real=False))
+
+    def internal(self, data: MetricInput, scores: Sequence[Score], findings: Sequence[Finding]) -> Report:
+        """The edition that shows what was measured on real rows."""
+        return self._report("internal", data, scores, findings, drawn=charts(data, show_real=True))
+
+    def _report(
+        self,
+        edition: Edition,
+        data: MetricInput | None = None,
+        scores: Sequence[Score] = (),
+        findings: Sequence[Finding] = (),
+        *,
+        drawn: Sequence[MarginalChart] = (),
+    ) -> Report:
+        document = build(
+            statement=self.statement,
+            ledger=self.account,
+            schema_summary=self.schema.to_dict() | {"digest": self.schema.digest},
+            provenance=self.provenance,
+            scores=scores,
+            findings=findings,
+            charts=drawn,
+            edition=edition,
+            notes=() if data is None else metrics.notes(data),
+        )
+        return Report(document)
+
+
+def scores(data: MetricInput, names: Sequence[str] | None = None) -> tuple[Score, ...]:
+    """What the metrics called `names`, or all, say."""
+    return metrics.evaluate(
+        data.synthetic,
+        train=data.train,
+        holdout=data.holdout,
+        schema=data.schema,
+        metrics=names,
+        random_state=data.random_state,
+    )
+
+
+def findings(data: MetricInput) -> tuple[Finding, ...]:
+    """What the attacks find, where this version has any and there are people who were not in the table."""
+    if data.holdout is None or importlib.util.find_spec("tabveil.audit") is None:
+        return ()
+    attack = importlib.import_module("tabveil.audit").audit
+    tables = {"train": data.train, "holdout": data.holdout, "schema": data.schema}
+    return tuple(attack(data.synthetic, **tables, random_state=data.random_state))
+
+
+def frame_of(table: Any) -> pd.DataFrame:
+    """All rows of what `open_table` takes, as they are."""
+    return pd.concat(list(open_table(table).chunks()), ignore_index=True)
