@@ -9,7 +9,7 @@ PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check -qq
 PYTEST := $(PYTHON) -m pytest
 LINT_IMPORTS := $(PYTHON) -c 'import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_logo=True))'
-SOURCES := src tests $(wildcard benchmarks)
+SOURCES := src tests docs $(wildcard benchmarks)
 WORKERS := 2
 unexport PYTHONPATH PYTHONHOME
 

@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/utility.py adult --data ../shared/data --evaluator ../shared/tools/evaluate.py \
         --generators independent mst mst:extra_pairs=0 --epsilons 1 --fits 3 --out benchmarks/results/adult.jsonl
 
-Every fit runs in a process of its own, so that peak memory is its own; a line of JSON per fit, then a table of means. The
-evaluator needs sdmetrics and so runs under the interpreter given by --evaluator-python.
+Every fit runs in a process of its own, so that peak memory is its own; a line of JSON per fit, then a table of means.
+The evaluator needs sdmetrics and so runs under the interpreter given by --evaluator-python.
 """
 
 from __future__ import annotations
@@ -79,7 +79,16 @@ def run(arguments: argparse.Namespace, generator: str, epsilon: float) -> dict[s
     with tempfile.TemporaryDirectory() as folder:
         csv = str(Path(folder) / "synthetic.csv")
         command = [sys.executable, __file__, arguments.table, "--fit-one", generator, "--epsilon", str(epsilon)]
-        command += ["--data", arguments.data, "--delta", str(arguments.delta), "--csv", csv, "--rows", str(arguments.rows)]
+        command += [
+            "--data",
+            arguments.data,
+            "--delta",
+            str(arguments.delta),
+            "--csv",
+            csv,
+            "--rows",
+            str(arguments.rows),
+        ]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         return {**json.loads(done.stdout.splitlines()[-1]), **score(arguments, csv)}
 

@@ -1,9 +1,9 @@
 """Recompute an exported ledger account with dp-accounting alone: python recompute.py account.json
 
 Checks that the entries form an unbroken chain of SHA-256 hashes, that the committed charges are the listed events, and
-that they cost the stated epsilon to 1e-9 (plus 1e-16 / delta, what double-precision convolution leaves open where delta is
-below 1e-7 and the machine another one). Prints what it found; exit code 0 if all agrees, 1 if not. It shares no line
-with the SDK that wrote the export: read it before you trust it. docs/accounting.md explains the events.
+that they cost the stated epsilon to 1e-9 (plus 1e-16 / delta, which double-precision convolution leaves open on another
+machine). Prints what it found; exit code 0 if all agrees, 1 if not. It shares no line with the SDK that wrote the
+export: read it before you trust it. docs/accounting.md explains the events.
 
 Privacy: reads one JSON file that holds events, labels and times, no table.
 """

@@ -169,7 +169,7 @@ def _admissible(cap: Cap, state: State, claim: Claim, spends: Sequence[Spend] | 
         return fine
     event = accounting.event_of(spends)
     honest = _covers(claim.costs, costs_of(accounting.leaves(event), cap.filters))
-    return honest and (claim.regime == "filter" or accounting.epsilon(event, cap.delta) <= cap.epsilon * (1 + 1e-9))
+    return honest and (claim.regime == "filter" or accounting.epsilon(event, cap.delta) <= cap.epsilon * (1 + 1e-6))
 
 
 def _covers(recorded: Costs, recomputed: Costs) -> bool:

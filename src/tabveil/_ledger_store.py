@@ -10,6 +10,7 @@ Privacy: payloads hold events, labels and times; no cell of a table ever comes h
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import threading
@@ -140,7 +141,7 @@ class Store:
             self._create()
 
     def _check_file(self, create: bool) -> None:
-        if not self.sqlite or self.in_memory:
+        if not self.sqlite or self.in_memory or str(self.url.database).startswith("file:"):
             return
         path = Path(str(self.url.database))
         if not path.parent.is_dir():
@@ -298,6 +299,7 @@ def _schema_of(connection: sa.Connection) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in rows]
 
 
+@functools.cache
 def _expected_schema() -> list[tuple[Any, ...]]:
     with Store(":memory:").reading() as connection:
         return _schema_of(connection)

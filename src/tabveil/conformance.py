@@ -1,10 +1,11 @@
-"""What every plugin must survive, as checks anyone can run on their own: scikit-learn's `check_estimator` for privacy.
+"""What every plugin must survive, as checks anyone can run on their own: scikit-learn's `check_estimator` for
+privacy.
 
     from tabveil.conformance import check_generator
     check_generator("mst")
 
-Each check is a function of a generator's name; it returns nothing or raises ConformanceError with one sentence. The tables
-are made up here, so that a failure says nothing about anybody.
+Each check is a function of a generator's name; it returns nothing or raises ConformanceError with one sentence. The
+tables are made up here, so that a failure says nothing about anybody.
 
 Privacy: these checks run on made-up tables only. They can show that a promise is broken, never that it is kept.
 """
@@ -15,7 +16,7 @@ import datetime as dt
 import gc
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -276,7 +277,9 @@ def check_save_and_load(name: str) -> None:
         first, second = made.sample(n, random_state=3), again.sample(n, random_state=3)
         pd.testing.assert_frame_equal(first, second)
     _require(again.statement == made.statement, "the statement changed on the way through a file")
-    _require(not made.sample(500, random_state=4).equals(made.sample(500, random_state=3)), "random_state has no effect")
+    _require(
+        not made.sample(500, random_state=4).equals(made.sample(500, random_state=3)), "random_state has no effect"
+    )
 
 
 def check_noise_is_not_seeded(name: str) -> None:
@@ -374,9 +377,9 @@ def check_not_private_is_said(name: str) -> None:
 def check_tiny_epsilon_says_nothing(name: str) -> None:
     """At epsilon = 1e-6 the output says nothing about which of two very different tables went in.
 
-    The tables have 200 rows each and share none, so by group privacy no test tells them apart with an advantage above 400
-    * 1e-6. For every column and for the row count, FITS fits of one are ranked against FITS fits of the other (Mann &
-    Whitney 1947, exact) at level ALPHA over all statistics together.
+    The tables have 200 rows each and share none, so by group privacy no test tells them apart with an advantage above
+    400 * 1e-6. For every column and for the row count, FITS fits of one are ranked against FITS fits of the other
+    (Mann & Whitney 1947, exact) at level ALPHA over all statistics together.
     """
     low, high = _opposites()
     seen = [[_statistics(name, table) for _ in range(FITS)] for table in (low, high)]
@@ -429,7 +432,9 @@ GENERATOR_CHECKS: tuple[Callable[[str], None], ...] = (
 
 
 def check_generator(name: str) -> None:
-    """Run all GENERATOR_CHECKS on the registered generator `name`; raises ConformanceError at the first that fails."""
+    """Run all GENERATOR_CHECKS on the registered generator `name`; raises ConformanceError at the first that
+    fails.
+    """
     generators.get(name)
     for check in GENERATOR_CHECKS:
         check(name)

@@ -15,6 +15,7 @@ else here is post-processing. Bounds, categories and resolutions are the schema'
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,14 +27,19 @@ from tabveil.columns import Categorical, Column, Discrete, Grid
 from tabveil.encoding import Axis, Floats, size
 from tabveil.mechanisms import PrivateRows
 
-BRANCHES = 256
-"""Pieces one level cuts a piece into: three levels reach every value of a 16-million-value column."""
+BRANCHES = 16
+"""Pieces one level cuts a piece into: five levels reach every value of a million-value column."""
 
-FLAT = 256
+FLAT = 32
 """Columns with at most this many values are counted value by value in one level."""
 
 CUT_NOISE = 4.0
 """A piece is cut again only when its count is above this many standard deviations of the noise."""
+
+CLEAR_NOISE = 3.0
+"""Of the first, widest pieces those below this many standard deviations of the noise count as empty: a handful of
+rows
+invented far from all others would do more harm to means and models than a tail cut short."""
 
 CUT_SHARE = 1 / 128
 """A piece is cut again only when it holds this share of the rows: less would not fill a cell."""
@@ -55,7 +61,17 @@ def levels(column: Column) -> int:
 
 def level_label(column: Column, level: int) -> str:
     """The label under which one refining histogram is charged."""
-    return f"histogram of {column.name!r}, level {level + 1} of {levels(column)}"
+    return f"histogram of {brief(column)}, level {level + 1} of {levels(column)}"
+
+
+def brief(column: Column) -> str:
+    """A column's name for a label, at most 120 characters; a longer one is cut and told apart by a hash of the
+    whole.
+    """
+    name = column.name
+    if len(name) > 100:
+        name = f"{name[:80]}... {hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return repr(name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +90,7 @@ def refine(column: Grid, rows: PrivateRows, *, sigma: float) -> Pieces:
       rows: private rows; one charged histogram per level, `level_label` names it.
       sigma: the noise of each histogram, for the decision whether to cut.
     """
-    pieces = _first(column, rows, FLAT if levels(column) == 1 else BRANCHES)
+    pieces = _first(column, rows, sigma)
     for level in range(1, levels(column)):
         floor = max(CUT_NOISE * sigma, CUT_SHARE * pieces.counts.sum())
         heavy = (pieces.counts > floor) & (np.diff(pieces.edges) > 1)
@@ -84,15 +100,21 @@ def refine(column: Grid, rows: PrivateRows, *, sigma: float) -> Pieces:
     return pieces
 
 
-def _first(column: Grid, rows: PrivateRows, branches: int) -> Pieces:
-    edges = _split(0, column.units, branches)
+def _first(column: Grid, rows: PrivateRows, sigma: float) -> Pieces:
+    edges = _split(0, column.units, FLAT if levels(column) == 1 else BRANCHES)
     leaves = len(edges) - 1
     cell = np.append(np.arange(leaves), leaves) if column.nullable else np.arange(leaves)
     axis = Axis(column, edges, cell, np.ones(len(cell)))
     counts = rows.counts([axis], label=level_label(column, 0))
     rows.forget([axis])
     numbers = counts[:leaves].astype(np.float64)
-    return Pieces(edges, onto_simplex(numbers, float(numbers.sum())))
+    return Pieces(edges, settled(_cleared(numbers, sigma), float(numbers.sum())))
+
+
+def _cleared(counts: Floats, sigma: float) -> Floats:
+    """`counts` with those that do not stand out of the noise at 0, where any does."""
+    out = counts > CLEAR_NOISE * sigma
+    return np.where(out, counts, 0.0) if out.any() else counts
 
 
 def _split(low: int, high: int, branches: int) -> NDArray[np.int64]:
@@ -121,21 +143,26 @@ def _cut(column: Grid, rows: PrivateRows, pieces: Pieces, order: tuple[NDArray[n
     taken = 0
     for i in np.flatnonzero(heavy):
         children = slice(starts[i], starts[i] + widths[i])
-        counts[children] = onto_simplex(noisy[taken : taken + widths[i]].astype(float), pieces.counts[i])
+        counts[children] = settled(noisy[taken : taken + widths[i]].astype(float), pieces.counts[i])
         taken += widths[i]
     return Pieces(edges, counts)
 
 
-def onto_simplex(values: Floats, total: float) -> Floats:
-    """The nearest non-negative numbers that add up to `total` (Wang & Carreira-Perpinan 2013, Algorithm 1).
+def settled(counts: Floats, total: float) -> Floats:
+    """Noisy `counts` as non-negative numbers that add up to `total`.
 
-    Most pieces of a column are empty: clipping their noise at zero would pile up mass there, this takes it off again.
+    Most pieces of a fine grid are empty: clipping their noise at zero would pile up rows there. An excess is taken
+    off evenly (the nearest point of the simplex, Wang & Carreira-Perpinan 2013, Algorithm 1); a shortage is made up
+    in proportion, so that empty pieces stay empty.
     """
+    positive = np.maximum(counts, 0.0)
     if total <= 0:
-        return np.zeros_like(values)
-    falling = np.sort(values)[::-1]
-    excess = (np.cumsum(falling) - total) / np.arange(1, len(values) + 1)
-    return np.asarray(np.maximum(values - excess[np.flatnonzero(falling > excess)[-1]], 0.0))
+        return np.zeros_like(counts)
+    if positive.sum() <= total:
+        return positive * (total / positive.sum()) if positive.any() else np.full_like(counts, total / len(counts))
+    falling = np.sort(positive)[::-1]
+    excess = (np.cumsum(falling) - total) / np.arange(1, len(counts) + 1)
+    return np.asarray(np.maximum(positive - excess[np.flatnonzero(falling > excess)[-1]], 0.0))
 
 
 def binned(column: Grid, pieces: Pieces, cells: int) -> Axis:

@@ -89,9 +89,9 @@ def parse(column: Column, values: pd.Series) -> tuple[Codes, NDArray[np.bool_]]:
 
 
 def _missing(column: Column, values: pd.Series) -> NDArray[np.bool_]:
-    null = values.isna().to_numpy(dtype=bool)
+    null = np.asarray(values.isna(), dtype=bool)
     if column.missing and (values.dtype == object or isinstance(values.dtype, pd.StringDtype | pd.CategoricalDtype)):
-        null = null | values.isin(column.missing).to_numpy(dtype=bool)
+        null = null | np.asarray(values.isin(column.missing), dtype=bool)
     return null
 
 

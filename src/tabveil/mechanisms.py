@@ -92,7 +92,7 @@ def _added(measurement: dp.Measurement, cells: int, sensitivity: int) -> NDArray
 
 def _price(measurement: dp.Measurement, sensitivity: int) -> float:
     """What OpenDP itself says the measurement costs."""
-    return float(measurement.map(sensitivity))  # type: ignore[no-untyped-call]
+    return float(measurement.map(sensitivity))
 
 
 @functools.lru_cache(maxsize=256)

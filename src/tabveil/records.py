@@ -1,12 +1,13 @@
 """Frozen results that cross stages, each JSON both ways.
 
-Privacy: a record holds numbers and schema names, never rows. A record whose numbers were computed from real rows without
-being charged says `internal=True`, and the release edition of a report drops it.
+Privacy: a record holds numbers and schema names, never rows. A record whose numbers were computed from real rows
+  without being charged says `internal=True`, and the release edition of a report drops it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import decimal
 import json
 import math
 from collections.abc import Mapping
@@ -62,6 +63,15 @@ class Record:
         return cls.from_dict(json.loads(text))
 
 
+def rounded_up(value: float, digits: int = 6) -> str:
+    """`value` in at most `digits` significant digits, never less than it is: a bound may only grow when shown."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    exact = decimal.Decimal(value)
+    shown = decimal.Context(prec=digits, rounding=decimal.ROUND_CEILING).plus(exact)
+    return f"{shown.normalize():g}"
+
+
 @dataclass(frozen=True)
 class PrivacyStatement(Record):
     """What is promised about one release or one account, in terms an outsider can recompute.
@@ -97,7 +107,7 @@ class PrivacyStatement(Record):
 
     @property
     def stamp(self) -> str:
-        """"" for a private release, else the words to stamp on everything that comes out."""
+        """The words to stamp on everything that comes out; empty for a private release."""
         if not self.release:
             return "NOT A RELEASE"
         return "" if math.isfinite(self.epsilon) else "NOT PRIVATE"
@@ -108,7 +118,7 @@ class PrivacyStatement(Record):
             return f"{self.stamp}: no privacy is promised for this table."
         return (
             f"Adding or removing one {self.unit} changes the probability of any outcome by at most a factor "
-            f"exp({self.epsilon:.6g}), up to a probability of {self.delta:.6g}."
+            f"exp({rounded_up(self.epsilon)}), up to a probability of {rounded_up(self.delta)}."
         )
 
 

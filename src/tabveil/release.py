@@ -144,8 +144,7 @@ def new_folder(out: str | os.PathLike[str], *, needed: int = 0, keep: str | None
             with contextlib.suppress(OSError):
                 folder.rmdir()
         failure = _told(error, temporary=temporary, out=os.fspath(out))
-        if note:
-            failure.add_note(note)
+        failure.__notes__ = [*getattr(error, "__notes__", []), *([note] if note else [])]
         if failure is error:
             raise
         raise failure from None

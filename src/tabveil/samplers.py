@@ -99,7 +99,7 @@ def _laplace_some(count: int, scale: int, bits: Bits) -> Ints:
     size = (u[kept] + np.uint64(scale) * _geometric_exp(int(kept.sum()), bits)).astype(np.int64)
     negative = (bits(len(size)) & np.uint64(1)).astype(bool)
     fair = ~(negative & (size == 0))
-    return np.where(negative, -size, size)[fair]
+    return np.asarray(np.where(negative, -size, size)[fair], dtype=np.int64)
 
 
 def _repeat(draw: Callable[[int], Ints], count: int, yield_: float) -> Ints:

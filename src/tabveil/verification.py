@@ -90,7 +90,7 @@ def _checked(place: Path) -> list[str]:
     ]
     history = read_ledger(place, manifest)
     if history is not None:
-        done.append(_check_account(manifest, statement, history))
+        done.append(_check_account(statement, history))
     done += [_check_model(place, statement, schema), _check_report(place, manifest)]
     return [*done, _check_tables(place, manifest, schema)]
 
@@ -191,8 +191,8 @@ def _check_files(folder: Path, manifest: Manifest) -> str:
 
 def _check_promise(folder: Path, manifest: Manifest, statement: PrivacyStatement) -> str:
     """The same promise in the statement, the model, the report and the manifest."""
-    model = _json(folder, "model/model.json").get("statement")
-    if model != statement.to_dict():
+    model = _json(folder, "model/model.json")
+    if model.get("statement") != statement.to_dict():
         raise VerificationError("The model carries another privacy statement than statement.json.")
     said = _json(folder, "report.json")
     promise, stamps = said.get("promise"), said.get("stamps")
@@ -203,7 +203,9 @@ def _check_promise(folder: Path, manifest: Manifest, statement: PrivacyStatement
     same = isinstance(promise, dict) and {k: promise.get(k) for k in wanted} == wanted
     if not same or stamped != [w for w in [statement.stamp] if w]:
         raise VerificationError("The report states another promise than statement.json.")
-    if (manifest.delta, manifest.stamp) != (statement.delta, statement.stamp) or statement.epsilon > manifest.epsilon:
+    asked = (float(model["epsilon"]), model["delta"])
+    stated = (statement.delta, statement.stamp, statement.dataset)
+    if (manifest.epsilon, manifest.delta) != asked or (manifest.delta, manifest.stamp, manifest.dataset) != stated:
         raise VerificationError("The manifest states another promise than statement.json.")
     return "statement, model, report and manifest state the same promise"
 
@@ -211,6 +213,8 @@ def _check_promise(folder: Path, manifest: Manifest, statement: PrivacyStatement
 def _check_epsilon(manifest: Manifest, statement: PrivacyStatement) -> str:
     if not math.isfinite(statement.epsilon):
         return "no epsilon is stated"
+    if manifest.dataset is None or statement.epsilon > manifest.epsilon:
+        raise VerificationError("The statement's epsilon is more than was asked for, or no account has paid for it.")
     try:
         spends = [Spend.from_dict(e) for e in statement.events]
         recomputed = accounting.epsilon(accounting.event_of(spends), statement.delta)
@@ -233,15 +237,15 @@ def _check_stamp(folder: Path, manifest: Manifest) -> str:
     return f"the folder is stamped {manifest.stamp}"
 
 
-def _check_account(manifest: Manifest, statement: PrivacyStatement, history: History) -> str:
+def _check_account(statement: PrivacyStatement, history: History) -> str:
     """The charge of this release is in the account, for the unit that the statement promises."""
     if not math.isfinite(statement.epsilon):
         return "the account's chain holds; this release asked nothing of it"
     events = list(statement.events)
     if not any([s.to_dict() for s in charge.spends] == events for charge in history.paid):
         raise VerificationError("The account holds no committed charge for the events of the statement.")
-    if history.cap is None or history.cap.unit != statement.unit or statement.dataset != manifest.dataset:
-        raise VerificationError("The account protects another unit, or is another dataset's, than the statement says.")
+    if history.cap is None or history.cap.unit != statement.unit:
+        raise VerificationError("The account protects another unit than the statement says.")
     return f"the account's chain of {len(history.charges)} charges holds, and has paid for the statement's events"
 
 
@@ -338,10 +342,17 @@ def _strict(column: Column, values: pd.Series, *, first: int, typed: bool) -> Co
     if isinstance(column, Identifier):
         made = [column.pattern.format(n=n) for n in range(first, first + len(values))]
         return np.arange(len(values), dtype=np.int64) if values.tolist() == made else None
-    codes, bad = parse(replace(column, invalid="refuse"), values)
+    codes, bad = parse(replace(column, invalid="refuse"), _in_words(column, values) if typed else values)
     if bad.any():
         return None
     return codes if (_exact if typed else _exact_text)(column, values, codes) else None
+
+
+def _in_words(column: Column, values: pd.Series) -> pd.Series:
+    """Truth values of a typed file in the schema's words, which need not be "true" and "false"."""
+    if not (isinstance(column, Boolean) and pd.api.types.is_bool_dtype(values.dtype)):
+        return values
+    return values.map({True: column.true[0], False: column.false[0]}, na_action="ignore").astype(object)
 
 
 def _exact_text(column: Column, values: pd.Series, codes: Codes) -> bool:

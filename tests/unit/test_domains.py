@@ -15,13 +15,14 @@ from tabveil.domains import (
     CELLS,
     FLAT,
     Pieces,
+    _cleared,
     _split,
     binned,
     cells_for,
     level_label,
     levels,
-    onto_simplex,
     refine,
+    settled,
     start_axes,
     without_rare,
 )
@@ -42,7 +43,7 @@ def exact(values: list[object], column: Column = WIDE) -> PrivateRows:
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [(1, 1), (FLAT, 1), (FLAT + 1, 2), (BRANCHES**2, 2), (BRANCHES**2 + 1, 3), (BRANCHES**3, 3), (2**53, 7)],
+    [(1, 1), (FLAT, 1), (FLAT + 1, 2), (BRANCHES**2, 2), (BRANCHES**2 + 1, 3), (BRANCHES**3, 3), (2**53, 14)],
 )
 def test_levels_follow_from_the_schema_and_reach_single_values(values: int, expected: int) -> None:
     column = Integer(name="n", low=1, high=values)
@@ -97,11 +98,14 @@ def test_no_more_histograms_than_charged() -> None:
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=6), st.floats(0.01, 100))
-def test_onto_simplex_is_the_nearest_point(values: list[float], total: float) -> None:
-    x = np.array(values)
-    y = onto_simplex(x, total)
+def test_settled_counts_are_the_nearest_with_their_total(values: list[float], total: float) -> None:
+    x = np.maximum(np.array(values), 0.0)
+    y = settled(np.array(values), total)
     assert (y >= 0).all()
     assert y.sum() == pytest.approx(total)
+    if x.sum() <= total:  # a shortage is made up in proportion: empty pieces stay empty
+        assert not x.any() or (y[x == 0] == 0).all()
+        return
     start = np.full(len(x), total / len(x))
     best = minimize(
         lambda z: ((z - x) ** 2).sum(), start, jac=lambda z: 2 * (z - x), bounds=[(0, None)] * len(x), method="SLSQP",
@@ -110,14 +114,22 @@ def test_onto_simplex_is_the_nearest_point(values: list[float], total: float) ->
     assert ((y - x) ** 2).sum() <= best.fun + 1e-6 * (1 + abs(best.fun))
 
 
-def test_onto_simplex_takes_noise_off_empty_pieces() -> None:
+def test_a_tail_of_noise_is_not_populated() -> None:
+    """All rows in the lowest sixteenth, noise 50 elsewhere: nothing may appear far away."""
+    noise = np.random.default_rng(1).normal(scale=50, size=16)
+    cleared = _cleared(noise + np.where(np.arange(16) == 0, 5_000, 0), 50.0)
+    assert (cleared[1:] == 0).all()
+    assert (_cleared(noise, 50.0) == noise).all()  # nothing stands out: nothing is known
+
+
+def test_settled_takes_noise_off_empty_pieces() -> None:
     """One atom of 2,000 among 255 empty pieces under noise 50: clipping at zero would invent about 5,000 rows."""
     noise = np.random.default_rng(0).normal(scale=50, size=256)
     noisy = noise + np.where(np.arange(256) == 9, 2_000, 0)
     assert np.maximum(noisy, 0).sum() > 6_000
-    projected = onto_simplex(noisy, 2_000)
+    projected = settled(noisy, 2_000.0)
     assert projected[9] > 1_700
-    assert (onto_simplex(noisy, -5.0) == 0).all()
+    assert (settled(noisy, -5.0) == 0).all()
 
 
 def test_binning_keeps_atoms_alone_and_the_rest_even() -> None:

@@ -17,7 +17,7 @@ from dp_accounting import DpEvent, NonPrivateDpEvent
 from tabveil import accounting
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent, Spend
 from tabveil.columns import Column
-from tabveil.domains import level_label, levels
+from tabveil.domains import brief, level_label, levels
 from tabveil.encoding import Axis
 from tabveil.graphical_model import GraphicalModel, JunctionTree
 from tabveil.samplers import MAX_SIGMA, MIN_SIGMA, representable
@@ -114,7 +114,7 @@ def refining_noise(schema: Schema, spends: Sequence[Spend]) -> float:
 
 def one_way_label(column: Column) -> str:
     """Label of a column's final one-way marginal."""
-    return f"counts of {column.name!r}"
+    return f"counts of {brief(column)}"
 
 
 def pack_axes(axes: Sequence[Axis]) -> Arrays:

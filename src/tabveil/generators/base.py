@@ -152,7 +152,7 @@ class Generator(ABC):
         unknown = sorted(set(params) - set(self.option_names()))
         if unknown:
             raise UsageError(f"{self.plugin_name()} has no option {', '.join(unknown)}.")
-        self.__init__(**{**self.get_params(), **params})  # type: ignore[misc]
+        self.__dict__.update(vars(type(self)(**{**self.get_params(), **params})))
         return self
 
     def __repr__(self) -> str:

@@ -55,7 +55,8 @@ MAX_MODEL_CELLS = 300_000
 """Pairs beside the tree are left out where the model's tables would grow beyond this many cells in all."""
 
 CHECKED_AHEAD = 500
-"""With more candidates than this, whether a pair fits the model is asked of the chosen one only; its step may go unused."""
+"""With more candidates than this, whether a pair fits the model is asked of the chosen one only; its step may go
+unused."""
 
 TREE_ITERATIONS = 300
 
