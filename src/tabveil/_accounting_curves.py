@@ -209,7 +209,9 @@ def pld_bound(leaves: Leaves, delta: float) -> Bound | None:
         interval = _interval(parts)
         if interval is None:
             return None
-        epsilon = float(_composed(parts, interval).get_epsilon_for_delta(asked))
+        # an overflow might hide in a number that looks fine: it counts as failure
+        with np.errstate(over="raise", invalid="raise"):
+            epsilon = float(_composed(parts, interval).get_epsilon_for_delta(asked))
     except _FAILURES:
         return None
     if not 0 <= epsilon < math.inf:

@@ -361,9 +361,11 @@ class Spend:
 
 
 def check_label(label: object) -> str:
-    """`label` if it is text of 1 to 200 characters; UsageError if not."""
+    """`label` if it is text of 1 to 200 characters that any database can hold; UsageError if not."""
     if not isinstance(label, str) or not 0 < len(label) <= 200:
-        raise UsageError("A label must have 1 to 200 characters.")
+        raise UsageError("A name or label must have 1 to 200 characters.")
+    if "\0" in label or any("\ud800" <= c <= "\udfff" for c in label):
+        raise UsageError("A name or label must be text without null characters or lone surrogates.")
     return label
 
 

@@ -25,8 +25,9 @@ from tabveil import errors
 
 EXIT_CODES = """\
 Exit codes: 0 done · 1 other failure · 2 wrong option or argument · 3 schema wrong or a draft ·
-4 table unreadable, or not as its schema says · 5 budget exceeded · 6 ledger unreachable, no such account, or chain broken ·
-7 verification failed · 8 optional package missing · 9 disk full or not writable · 70 internal error · 130 interrupted.
+4 table unreadable, or not as its schema says · 5 budget exceeded · 6 ledger unreachable, or no such account ·
+7 verification failed · 8 optional package missing · 9 disk full or not writable · 70 internal error ·
+130 interrupted.
 """
 
 USAGE_ERROR = typer.BadParameter.__mro__[2]

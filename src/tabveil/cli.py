@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ import tabveil
 from tabveil import _cli_ledger, _cli_schema
 from tabveil._cli_output import answer, columns, new_app, progress, run, tell
 from tabveil._cli_schema import Delimiter, Json, TableName, TableSource
+from tabveil.errors import INTERRUPTED_EXIT_CODE
 
 if TYPE_CHECKING:
     from tabveil.pipeline import Release
@@ -147,7 +149,9 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
 
 def _summary(release: Release) -> str:
     rows = release.provenance.rows
-    return f"{rows:,} synthetic rows by {release.provenance.generator}. {release.statement.sentence()}"
+    return (
+        f"{rows:,} synthetic row{'s' * (rows != 1)} by {release.provenance.generator}. {release.statement.sentence()}"
+    )
 
 
 def _warn(statement: PrivacyStatement) -> None:
@@ -302,4 +306,11 @@ def generators(as_json: Json = False) -> None:
 
 def main() -> None:
     """Entry point of `tabveil`."""
-    sys.exit(run(app))
+    code = run(app)
+    if (
+        code == INTERRUPTED_EXIT_CODE
+    ):  # else Python may end by the signal once more, where it hit the import of a library
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

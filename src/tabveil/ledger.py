@@ -142,6 +142,8 @@ class Reservation:
         self._seq: int | None = None
 
     def __enter__(self) -> Self:
+        if self._seq is not None:
+            raise LedgerError("A reservation can be entered only once at a time.")
         self._seq = self._ledger._reserve(self._dataset, self._spends, self._label)
         return self
 

@@ -1,7 +1,7 @@
 """Frozen results that cross stages, each JSON both ways.
 
 Privacy: a record holds numbers and schema names, never rows. A record whose numbers were computed from real rows
-  without being charged says `internal=True`, and the release edition of a report drops it.
+without being charged says `internal=True`, and the release edition of a report drops it.
 """
 
 from __future__ import annotations

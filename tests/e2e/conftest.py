@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def desk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Desk:
 
 
 @pytest.fixture
-def refused(desk: Desk) -> Iterator[Callable[..., Outcome]]:
+def refused(desk: Desk) -> Callable[..., Outcome]:
     """Checks a refusal: exit code, one line, no cell value, nothing left behind, nothing charged."""
 
     def check(outcome: Outcome, code: int, *words: str, charged: bool = False) -> Outcome:
@@ -143,7 +143,7 @@ def refused(desk: Desk) -> Iterator[Callable[..., Outcome]]:
         assert pending == 0
         return outcome
 
-    yield check
+    return check
 
 
 @pytest.fixture(scope="session")

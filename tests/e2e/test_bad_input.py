@@ -1,4 +1,4 @@
-"""Whatever is wrong, a user reads one sentence without a cell value, finds nothing half-written and pays for nothing unused."""
+"""Whatever is wrong: one sentence without a cell value, nothing half-written, nothing paid for that was not used."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _text(desk: Desk) -> str:
     return (desk.folder / "table.csv").read_text()
 
 
-# ------------------------------------------------------------------------------------------------------ files and columns
+# ---------------------------------------------------------------------------------------------------- files and columns
 
 BROKEN_FILES: dict[str, tuple[Callable[[str], bytes], tuple[str, ...]]] = {
     "empty": (lambda text: b"", ("is empty",)),
@@ -47,7 +47,10 @@ BROKEN_FILES: dict[str, tuple[Callable[[str], bytes], tuple[str, ...]]] = {
     "tabs": (lambda text: text.replace(",", "\t").encode(), ("tabs",)),
     "bars and commas": (lambda text: text.replace(",", "|,").encode(), ("lacks columns 'age', 'color'",)),
     "no header": (lambda text: text.split("\n", 1)[1].replace("red", SENTINEL).encode(), ()),
-    "missing column": (lambda text: pd.read_csv(_io(text)).drop(columns="color").to_csv(index=False).encode(), ("'color'",)),
+    "missing column": (
+        lambda text: pd.read_csv(_io(text)).drop(columns="color").to_csv(index=False).encode(),
+        ("'color'",),
+    ),
     "column too many": (lambda text: text.replace("\n", f",{SENTINEL}\n").encode(), ("1 column that the schema",)),
     "duplicate column": (lambda text: text.replace("color", "age", 1).encode(), ("number 1, 2", "share a name")),
     "short row": (lambda text: f"{text}{SENTINEL}\n".encode(), ("fewer cells", f"row {ROWS + 1} ")),
@@ -102,7 +105,7 @@ def test_a_database_without_the_table_is_refused(desk: Desk, refused: Refused) -
     refused(desk.synthesize("--table", "people", table=url + "x"), 4, "does not exist")
 
 
-# ----------------------------------------------------------------------------------------------------------------- values
+# --------------------------------------------------------------------------------------------------------------- values
 
 BAD_CELLS = {
     "undeclared category": ("color", SENTINEL, SCHEMA, "'color'"),
@@ -169,7 +172,7 @@ def test_a_schema_for_another_table_is_refused(desk: Desk, refused: Refused) -> 
     refused(desk.synthesize(), 4, "None of the table's 3 columns")
 
 
-# ---------------------------------------------------------------------------------------------------------------- options
+# -------------------------------------------------------------------------------------------------------------- options
 
 BAD_OPTIONS: dict[str, tuple[dict[str, str], int, str]] = {
     "epsilon zero": ({"epsilon": "0"}, 2, "epsilon"),
@@ -237,12 +240,10 @@ def test_a_spent_budget_is_refused_and_says_what_is_left(desk: Desk, refused: Re
     assert desk.entries() == entries
 
 
-# ----------------------------------------------------------------------------------------------------------- a full disk
+# ---------------------------------------------------------------------------------------------------------- a full disk
 
 
-def test_a_full_disk_is_found_before_the_charge(
-    desk: Desk, refused: Refused, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_found_before_the_charge(desk: Desk, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     refused(desk.synthesize(), 9, "1 MiB free")
     assert desk.entries() == ["open"]
@@ -298,7 +299,7 @@ def test_a_disk_that_is_really_full(desk: Desk) -> None:
         subprocess.run(["umount", small], check=True)
 
 
-# ----------------------------------------------------------------------------------------------------------- interruption
+# --------------------------------------------------------------------------------------------------------- interruption
 
 
 def _interrupting(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
@@ -312,9 +313,7 @@ def _interrupting(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> Non
     monkeypatch.setattr(owner, name, pressed)
 
 
-def test_ctrl_c_before_the_charge_costs_nothing(
-    desk: Desk, refused: Refused, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_before_the_charge_costs_nothing(desk: Desk, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     _interrupting(monkeypatch, pipeline, "check_values")
     refused(desk.synthesize(), 130, "Interrupted", "Nothing was charged.")
     assert desk.entries() == ["open", "reserve", "release"]
@@ -327,7 +326,9 @@ def test_ctrl_c_during_the_fit_leaves_nothing_and_says_it_is_paid(
     refused(desk.synthesize(), 130, "Interrupted", "had been charged", charged=True)
 
 
-@pytest.mark.parametrize(("owner", "name"), [(Independent, "sample"), (pipeline, "write_synthetic"), (pipeline, "seal")])
+@pytest.mark.parametrize(
+    ("owner", "name"), [(Independent, "sample"), (pipeline, "write_synthetic"), (pipeline, "seal")]
+)
 def test_ctrl_c_after_the_fit_keeps_the_paid_model(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
@@ -361,7 +362,7 @@ def test_a_second_ctrl_c_does_not_disturb_tidying_up(desk: Desk, monkeypatch: py
 
 @pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 1.5), (signal.SIGTERM, 3.0)])
 def test_a_signal_from_outside_at_any_moment(desk: Desk, number: signal.Signals, seconds: float) -> None:
-    """A real process on a table that keeps it busy; the moment differs from machine to machine, what must hold does not."""
+    """A real process on a table that keeps it busy; the moment differs between machines, what must hold does not."""
     desk.write(pd.concat([desk.frame] * 4000))
     before = desk.names()
     command = "synthesize table.csv -s schema.yaml -e 1 -d 1e-5 -l ledger.db --dataset people -o release".split()
@@ -384,7 +385,7 @@ def test_a_signal_from_outside_at_any_moment(desk: Desk, number: signal.Signals,
     assert ("commit" in desk.entries()) == ("had been charged" in err)
 
 
-# ----------------------------------------------------------------------------------------------------------- surprises
+# ------------------------------------------------------------------------------------------------------------ surprises
 
 
 def _exploding(*_: Any, **__: Any) -> None:

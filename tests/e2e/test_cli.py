@@ -46,7 +46,7 @@ COMMANDS = [
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 
 
-# ------------------------------------------------------------------------------------------------------------------- help
+# ----------------------------------------------------------------------------------------------------------------- help
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -108,7 +108,7 @@ def test_as_a_module_with_its_real_exit_code(desk: Desk) -> None:
     assert done.stderr.startswith("tabveil: ")
 
 
-# ---------------------------------------------------------------------------------------------------------------- schemas
+# -------------------------------------------------------------------------------------------------------------- schemas
 
 
 def test_from_a_draft_to_a_release(desk: Desk) -> None:
@@ -143,7 +143,11 @@ def test_showing_a_schema(desk: Desk) -> None:
     shown = desk.run("schema", "show", "schema.yaml").out
     for words in ("protects each row", "0 to 99", "3 categories", "public row count 200", "never"):
         assert words in shown
-    assert Schema.from_dict(desk.run("schema", "show", "schema.yaml", "--json").json).names == ("age", "color", "income")
+    assert Schema.from_dict(desk.run("schema", "show", "schema.yaml", "--json").json).names == (
+        "age",
+        "color",
+        "income",
+    )
 
 
 def test_checking_a_schema_and_a_table(desk: Desk) -> None:
@@ -155,7 +159,7 @@ def test_checking_a_schema_and_a_table(desk: Desk) -> None:
     assert desk.run("schema", "check", "schema.yaml").code == 3
 
 
-# ----------------------------------------------------------------------------------------------------------------- tables
+# --------------------------------------------------------------------------------------------------------------- tables
 
 
 @pytest.fixture
@@ -263,7 +267,7 @@ def test_spending_is_shown(desk: Desk) -> None:
     assert "independent fit" in shown
 
 
-# ------------------------------------------------------------------------------------------------- sample, evaluate, report
+# --------------------------------------------------------------------------------------------- sample, evaluate, report
 
 
 def test_more_rows_cost_nothing(desk: Desk) -> None:
@@ -332,7 +336,7 @@ def test_generators_are_listed_with_what_makes_them_private(desk: Desk) -> None:
     assert "mst" in desk.run("generators").out
 
 
-# ----------------------------------------------------------------------------------------------------------------- ledger
+# --------------------------------------------------------------------------------------------------------------- ledger
 
 
 def test_an_account_from_opening_to_export(desk: Desk) -> None:
@@ -371,9 +375,10 @@ def test_an_account_for_persons_takes_its_unit_from_the_schema(desk: Desk) -> No
         + "- {name: id, kind: identifier, pattern: 'P{n}'}\n"
     )
     desk.write(desk.frame.assign(id=[f"person {i // 3}" for i in range(ROWS)]))
-    assert "person named by 'id'" in desk.run(
-        "ledger", "open", "persons", "-l", "ledger.db", "-e", "1", "-d", "1e-5", "-s", "schema.yaml"
-    ).out
+    assert (
+        "person named by 'id'"
+        in desk.run("ledger", "open", "persons", "-l", "ledger.db", "-e", "1", "-d", "1e-5", "-s", "schema.yaml").out
+    )
     outcome = desk.synthesize(dataset="persons")
     assert outcome.code == 0, outcome.err
     assert "person named by 'id'" in outcome.out
@@ -397,7 +402,7 @@ def test_a_flipped_byte_in_the_ledger_is_found(desk: Desk) -> None:
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (7, "", 1)
 
 
-# ------------------------------------------------------------------------------------------------------------------- demo
+# ----------------------------------------------------------------------------------------------------------------- demo
 
 
 def test_the_demo_makes_a_release_that_verifies_and_can_be_run_again(desk: Desk) -> None:

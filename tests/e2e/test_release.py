@@ -146,7 +146,7 @@ def test_seeded_noise_makes_no_release(tmp_path: Path, approved: Schema) -> None
     assert "the folder is stamped NOT A RELEASE" in verify(release.folder)
 
 
-# -------------------------------------------------------------------------------------------------------------- accidents
+# ------------------------------------------------------------------------------------------------------------ accidents
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -208,7 +208,7 @@ def test_a_folder_without_manifest_is_no_release(tmp_path: Path, desk: Desk, fol
     assert "manifest.json" in outcome.err
 
 
-# ---------------------------------------------------------------------------------------------------------------- forgery
+# -------------------------------------------------------------------------------------------------------------- forgery
 
 
 def _everywhere(folder: Path, field: str, value: Any) -> None:
@@ -249,7 +249,11 @@ def test_more_noise_stated_everywhere_is_not_what_the_account_paid_for(private: 
 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
-    [("delta", 1e-9, "another promise"), ("unit", "person", "another unit"), ("dataset", "patients", "another promise")],
+    [
+        ("delta", 1e-9, "another promise"),
+        ("unit", "person", "another unit"),
+        ("dataset", "patients", "another promise"),
+    ],
 )
 def test_another_promise_is_found(private: Path, field: str, value: Any, words: str) -> None:
     _everywhere(private, field, value)

@@ -105,7 +105,7 @@ def test_a_cap_out_of_range_is_refused(epsilon, delta):
         Ledger().open("patients", epsilon=epsilon, delta=delta)
 
 
-@pytest.mark.parametrize("name", ["", "x" * 201, None, 7])
+@pytest.mark.parametrize("name", ["", "x" * 201, None, 7, "null \0", "lone \ud800"])
 def test_names_and_labels_are_short_texts(name):
     ledger = opened()
     for wrong in (

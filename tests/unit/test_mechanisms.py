@@ -120,6 +120,13 @@ def test_kept_rows_are_chosen_evenly_and_afresh() -> None:
     assert not np.array_equal(kept, bounded_contributions(units, 2))
 
 
+def test_a_person_whose_rows_lie_in_several_chunks_is_bounded_once() -> None:
+    """Trap A17: 50 rows of one person in chunks of 7; at most 2 of them count."""
+    frame = pd.DataFrame({"person": ["z"] * 50, "a": ["y"] * 50, "b": [2] * 50})
+    rows = PrivateRows(open_table(frame, chunk_rows=7), UNIT_SCHEMA, Receipt.uncharged())
+    assert rows.counts(AXES, label="any").sum() == UNIT_SCHEMA.contributions
+
+
 # --------------------------------------------------------------------------------------------------------------- noise
 @pytest.mark.parametrize("cells", [OPENDP_CELLS, OPENDP_CELLS + 1])
 def test_counts_carry_exactly_the_charged_noise(cells: int) -> None:
@@ -155,6 +162,43 @@ def test_noise_grows_with_what_one_unit_may_contribute() -> None:
     rows = charged(frame, [Spend("counts", DiscreteGaussianDpEvent(5.0, 1))], UNIT_SCHEMA)
     with pytest.raises(UnchargedError, match="fewer rows per unit"):
         rows.counts(AXES, label="counts")
+
+
+def test_choices_are_noised_for_every_row_one_unit_may_contribute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trap A17: one person moves a score by up to k rows, so the noise of a choice is told k rows."""
+    told: list[int] = []
+    monkeypatch.setattr("tabveil.mechanisms.noisy_argmax", lambda scores, sensitivity, event: told.append(sensitivity) or 0)
+    contest = Contest((AXES,), (np.zeros((2, 3)),), np.zeros(1))
+    for frame, schema in ((table([("x", 0)]), ROW_SCHEMA), (table([("x", 0)]).assign(person="p"), UNIT_SCHEMA)):
+        charged(frame, [Spend("c", ExponentialMechanismDpEvent(0.1))], schema).choose(contest, [0], label="c")
+    assert told == [FIXED_POINT, UNIT_SCHEMA.contributions * FIXED_POINT]
+
+
+def test_no_noise_can_be_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traps A12, A13: no noise comes from numpy, seeded or not, and two draws under one global seed differ.
+
+    Two honest draws agree with a chance below 1e-100 for the vectors and 5e-19 for the 60 choices among two.
+    """
+
+    def forbidden(*args: object) -> None:
+        raise AssertionError("privacy noise from numpy's generator")
+
+    monkeypatch.setattr(np.random, "default_rng", forbidden)
+    draws = {
+        "OpenDP's Gaussian": lambda: gaussian_noise(OPENDP_CELLS, DiscreteGaussianDpEvent(20.0)),
+        "the vectorised Gaussian": lambda: gaussian_noise(OPENDP_CELLS + 1, DiscreteGaussianDpEvent(20.0)),
+        "Laplace": lambda: laplace_noise(300, DiscreteLaplaceDpEvent(20.0)),
+        "choices": lambda: [noisy_argmax(np.zeros(2, np.int64), 1, ExponentialMechanismDpEvent(1.0)) for _ in range(60)],
+        "kept rows": lambda: bounded_contributions(np.repeat(np.arange(200), 9).astype(object), 4),
+    }
+    for what, draw in draws.items():
+        seen = []
+        for _ in range(2):
+            np.random.seed(0)  # noqa: NPY002  (the point: a global seed changes nothing)
+            before = np.random.get_state()[2]  # noqa: NPY002
+            seen.append(np.asarray(draw()))
+            assert np.random.get_state()[2] == before, what  # noqa: NPY002
+        assert not np.array_equal(*seen), what
 
 
 def softmax(scores: np.ndarray, epsilon: float) -> np.ndarray:

@@ -152,7 +152,7 @@ def test_two_releases_with_one_random_state_differ_by_noise_alone(tmp_path: Path
     ledger.open("d", epsilon=10.0, delta=1e-3)
     for name in ("a", "b"):
         pipeline.synthesize(FRAME, SCHEMA, **PAID, ledger=ledger, out=tmp_path / name, random_state=1)
-    # 60 rows, two columns with noise of standard deviation above 1 in every cell: equal tables have no chance worth naming
+    # 60 rows, noise of standard deviation above 1 in every cell of two columns: equal tables have no chance below 1e-9
     first, second = (pd.read_parquet(tmp_path / n / "synthetic.parquet") for n in ("a", "b"))
     assert not first.equals(second)
     rows = tmp_path / "again.parquet"
@@ -174,7 +174,7 @@ def test_evaluate_takes_files_and_names_and_marks_all_internal(tmp_path: Path) -
     assert all(s.internal and s.value == 0 for s in scores if s.name.endswith("train"))
 
 
-# ------------------------------------------------------------------------------------------------------- paying, checking
+# ----------------------------------------------------------------------------------------------------- paying, checking
 
 
 def test_a_reservation_pays_only_for_what_it_was_made_for() -> None:
@@ -237,7 +237,7 @@ def test_splitting_keeps_every_row_once_and_their_order() -> None:
     assert not train.equals(pipeline.split(FRAME, share=0.2, random_state=1)[0])
 
 
-# ------------------------------------------------------------------------------------------------------------ the folder
+# ----------------------------------------------------------------------------------------------------------- the folder
 
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_manifest_is_its_own_witness() -> None:
     assert replace(manifest, delta=1e-9).sealed().sha256 != manifest.sha256
 
 
-# ------------------------------------------------------------------------------------------------- text a schema reads back
+# --------------------------------------------------------------------------------------------- text a schema reads back
 
 MISSING: st.SearchStrategy[tuple[str, ...]] = st.sampled_from([(), ("",), ("?",), ("NA", "-"), ("", "?")])
 COLUMNS: st.SearchStrategy[Sequence[Column]] = st.tuples(

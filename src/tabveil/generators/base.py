@@ -102,6 +102,15 @@ def whole(name: str, value: int, low: int, high: int) -> int:
     return int(value)
 
 
+def check_unit(ledger: Ledger, dataset: str, schema: Schema) -> None:
+    """Raise LedgerError unless the account protects what the schema protects: a row's price is not a person's."""
+    unit = ledger.statement(dataset).unit
+    if unit != schema.unit:
+        raise LedgerError(
+            f"The account {dataset!r} protects one {unit}, the schema one {schema.unit}: open an account with that unit."
+        )
+
+
 class Generator(ABC):
     """Base of all generators.
 
@@ -216,6 +225,8 @@ class Generator(ABC):
         source = open_table(table)
         schema.check_columns(source.columns)
         plan = self.plan(schema)
+        if plan.private and ledger is not None and dataset is not None:
+            check_unit(ledger, dataset, schema)
         receipt = self._pay(plan, ledger, dataset)
         self._fit_paid(source, schema, (plan, receipt))
         self._statement = self._state_privacy(plan, schema, dataset)
