@@ -28,7 +28,7 @@ FIRST_STEP = 50.0
 """First step, in units of the one that is always short enough; too long a step only costs a restart."""
 
 PATIENCE = 25
-TOLERANCE = 1e-4
+TOLERANCE = 1e-3
 """Estimation ends when the loss fell by less than this share in PATIENCE steps."""
 
 CLOSE = 0.0005

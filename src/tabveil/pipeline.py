@@ -34,11 +34,12 @@ from tabveil.generators.base import Generator, Plan, Progress, create, load, who
 from tabveil.ledger import Ledger
 from tabveil.measuring import Facts
 from tabveil.metrics.base import MetricInput
-from tabveil.records import Finding, PrivacyStatement, Provenance, Score
+from tabveil.records import PrivacyStatement, Provenance, Score
 from tabveil.release import FORMAT as RELEASE_FORMAT
 from tabveil.release import (
     STAMP_FILE,
     Manifest,
+    Release,
     as_ledger,
     check_new,
     json_text,
@@ -61,28 +62,6 @@ MOST_ROWS = 10**10
 
 INTERNAL = "-internal"
 """Added to the release's name for the folder of what must not be published."""
-
-
-@dataclass(frozen=True)
-class Release:
-    """What `synthesize` made.
-
-    Attributes:
-      folder: the release, fit to be handed over whole.
-      statement: what is promised about everything in it.
-      provenance: how it came to be; `seconds` are internal.
-      digest: the manifest's SHA-256, which stands for every file.
-      internal: the folder with the internal report, None where nothing was measured.
-      scores, findings: what was measured on real rows: INTERNAL.
-    """
-
-    folder: Path
-    statement: PrivacyStatement
-    provenance: Provenance
-    digest: str
-    internal: Path | None = None
-    scores: tuple[Score, ...] = ()
-    findings: tuple[Finding, ...] = ()
 
 
 # ----------------------------------------------------------------------------------------------------------- synthesize

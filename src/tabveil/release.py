@@ -25,7 +25,7 @@ import pandas as pd
 from tabveil.columns import Boolean, Column, Date, Datetime, Decimal
 from tabveil.errors import LedgerError, StorageError, UsageError
 from tabveil.ledger import Ledger
-from tabveil.records import Record
+from tabveil.records import Finding, PrivacyStatement, Provenance, Record, Score
 from tabveil.schema import Schema
 from tabveil.tables import write_table, write_text
 
@@ -86,6 +86,28 @@ class Manifest(Record):
         return json_text(self.to_dict())
 
 
+@dataclass(frozen=True)
+class Release:
+    """What `synthesize` made.
+
+    Attributes:
+      folder: the release, fit to be handed over whole.
+      statement: what is promised about everything in it.
+      provenance: how it came to be; `seconds` are internal.
+      digest: the manifest's SHA-256, which stands for every file.
+      internal: the folder with the internal report, None where nothing was measured.
+      scores, findings: what was measured on real rows: INTERNAL.
+    """
+
+    folder: Path
+    statement: PrivacyStatement
+    provenance: Provenance
+    digest: str
+    internal: Path | None = None
+    scores: tuple[Score, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
 def json_text(value: Mapping[str, Any]) -> str:
     """JSON as all files of a release hold it: sorted, indented, one line end at its end."""
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
@@ -132,6 +154,9 @@ def new_folder(out: str | os.PathLike[str], *, needed: int = 0, keep: str | None
     temporary = target.with_name(f".tabveil-{uuid.uuid4().hex}.tmp")
     made = [p for p in target.parents if not p.exists()]
     try:
+        if target.exists():  # a mount point, say, cannot be replaced: better known now than when all is paid for
+            temporary.mkdir()
+            os.rename(temporary, target)
         temporary.mkdir(parents=True)
         check_space(temporary, needed)
         yield temporary

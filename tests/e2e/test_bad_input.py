@@ -281,6 +281,7 @@ def test_a_disk_that_is_really_full(desk: Desk) -> None:
     if mounted.returncode:
         pytest.skip("no disk can be mounted here")
     try:
+        assert desk.synthesize(out="small").code == 9
         assert desk.synthesize(out="small/release", rows="2000000").code == 9
         assert desk.entries() == ["open"]
         (small / "ballast").write_bytes(bytes(3 * 2**20))

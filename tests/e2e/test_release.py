@@ -125,7 +125,7 @@ def test_a_release_says_nothing_of_this_machine(made: Path) -> None:
 def test_a_sentinel_in_the_table_is_in_no_file(tmp_path: Path, approved: Schema) -> None:
     ledger = Ledger()
     ledger.open("people", epsilon=3.0, delta=1e-5)
-    columns = [replace(c, catch_all="other") if c.name == "color" else c for c in approved.columns]  # type: ignore[call-arg]
+    columns = [replace(c, catch_all="other") if c.name == "color" else c for c in approved.columns]
     frame = people().assign(color=SENTINEL, age=86_420)
     schema = replace(approved, columns=tuple(columns))
     paid: dict[str, Any] = {"ledger": ledger, "dataset": "people", "epsilon": 1.0, "delta": 1e-5}
@@ -267,7 +267,7 @@ def test_a_promise_changed_in_one_place_is_found(private: Path, place: str) -> N
     def larger(data: dict[str, Any]) -> None:
         {"statement.json": data, "model/model.json": data.get("statement"), "report.json": data.get("promise")}[
             place
-        ].update(epsilon=1.5)  # type: ignore[union-attr]
+        ].update(epsilon=1.5)
 
     _edit(private / place, larger)
     _reseal(private)
@@ -311,7 +311,7 @@ TABLES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
 @pytest.mark.parametrize("case", TABLES)
 def test_tables_that_break_the_schema_are_found(private: Path, approved: Schema, case: str) -> None:
     change, words = TABLES[case]
-    wide = replace(approved, columns=(approved["age"], approved["color"], replace(approved["income"], decimals=3)))  # type: ignore[call-arg]
+    wide = replace(approved, columns=(approved["age"], approved["color"], replace(approved["income"], decimals=3)))
     _spoil(private, wide, change)
     _fails(private, words)
 
@@ -342,6 +342,18 @@ def test_a_page_that_shows_something_else_is_found(private: Path) -> None:
         _reseal(private)
         _fails(private, name)
         (private / name).write_text(text)
+
+
+def test_a_release_of_another_version_may_use_other_words_but_no_other_numbers(private: Path) -> None:
+    provenance = read_manifest(private).provenance | {"tabveil": "0.0.9"}
+    _edit(private / "report.json", lambda r: r["promise"].update(sentence="Said otherwise."))
+    _reseal(private)
+    _fails(private, "another promise")
+    _reseal(private, provenance=provenance)
+    assert any("another version" in sentence for sentence in verify(private))
+    _edit(private / "report.json", lambda r: r["promise"].update(epsilon=0.1))
+    _reseal(private, provenance=provenance)
+    _fails(private, "another promise")
 
 
 def test_another_schema_is_found(private: Path, approved: Schema) -> None:

@@ -105,7 +105,7 @@ def _noter(ran: set[Edit], edit: Edit) -> Callable[[], None]:
 def forget() -> None:
     """Empty every cache of ours: an answer remembered from before would hide a mutant, one from after would keep it."""
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] == "tabveil":
+        if name.partition(".")[0] in ("tabveil", "unit", "statistical"):
             for value in list(vars(module).values()):
                 if hasattr(value, "cache_clear"):
                     value.cache_clear()

@@ -63,6 +63,7 @@ def released(kind: str, ill: int, fits: int) -> tuple[np.ndarray, DpEvent]:
 
     table = open_table(pd.DataFrame({"ill": [False] * WELL + [True] * ill}))
     made, ledger = create("independent", epsilon=EPSILON, delta=DELTAS[kind]), OneFit()
+    ledger.open("clinic", epsilon=EPSILON, delta=DELTAS[kind])
     plan = made.plan(SCHEMA)
     (spend,) = plan.spends
     with pytest.MonkeyPatch.context() as patch:

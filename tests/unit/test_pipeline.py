@@ -152,7 +152,8 @@ def test_two_releases_with_one_random_state_differ_by_noise_alone(tmp_path: Path
     ledger.open("d", epsilon=10.0, delta=1e-3)
     for name in ("a", "b"):
         pipeline.synthesize(FRAME, SCHEMA, **PAID, ledger=ledger, out=tmp_path / name, random_state=1)
-    # 60 rows, noise of standard deviation above 1 in every cell of two columns: equal tables have no chance below 1e-9
+    # one fit each; 100 cells of ages with noise of standard deviation above 2: that both fits draw the same 60 ages
+    # has a chance far below alpha = 1e-9
     first, second = (pd.read_parquet(tmp_path / n / "synthetic.parquet") for n in ("a", "b"))
     assert not first.equals(second)
     rows = tmp_path / "again.parquet"
@@ -280,6 +281,19 @@ def test_a_link_to_an_empty_folder_is_filled_and_stays_a_link(tmp_path: Path) ->
         (folder / "file").touch()
     assert (tmp_path / "link").is_symlink()
     assert files_of(tmp_path / "real") == ["file"]
+
+
+def test_a_folder_that_cannot_be_replaced_is_found_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: Any) -> None:
+        raise OSError(errno.EBUSY, "busy")
+
+    (tmp_path / "mounted").mkdir()
+    monkeypatch.setattr(os, "rename", busy)
+    with pytest.raises(StorageError, match="busy"), new_folder(tmp_path / "mounted"):
+        raise AssertionError("not reached")
+    assert [p.name for p in tmp_path.iterdir()] == ["mounted"]
 
 
 def test_a_manifest_is_its_own_witness() -> None:

@@ -51,16 +51,14 @@ def divide(parts: Sequence[Part], schema: Schema, *, epsilon: float, delta: floa
     """
     asked = [p for p in parts if p.labels]
     weight = sum(p.share for p in asked)
-    if delta == 0:
-        return _spends(asked, lambda p: _pure(p, epsilon * p.share / weight / len(p.labels), schema.contributions))
+    k = schema.contributions
 
     def scaled(scale: float) -> tuple[Spend, ...]:
-        return _spends(
-            asked, lambda p: _zero_concentrated(p, p.share / weight / len(p.labels) / scale**2, schema.contributions)
-        )
+        if delta == 0:
+            return _spends(asked, lambda p: _pure(p, p.share / weight / len(p.labels) / scale, k))
+        return _spends(asked, lambda p: _zero_concentrated(p, p.share / weight / len(p.labels) / scale**2, k))
 
-    best = accounting.calibrate(lambda scale: accounting.event_of(scaled(scale)), epsilon, delta)
-    return scaled(best)
+    return scaled(accounting.calibrate(lambda scale: accounting.event_of(scaled(scale)), epsilon, delta))
 
 
 def _spends(parts: Sequence[Part], price: Callable[[Part], DpEvent]) -> tuple[Spend, ...]:

@@ -51,7 +51,7 @@ NOISE_HANDICAP = 0.4
 MAX_PAIR_CELLS = 1_000_000
 """A pair with more cells is never counted."""
 
-MAX_MODEL_CELLS = 300_000
+MAX_MODEL_CELLS = 100_000
 """Pairs beside the tree are left out where the model's tables would grow beyond this many cells in all."""
 
 CHECKED_AHEAD = 500

@@ -1,0 +1,846 @@
+"""Every mutant: what is planted where, and the named test that must reject it. Data only; test_mutants.py runs it.
+
+docs/mutants.md shows this table; `PYTHONPATH=src:tests python -m mutants.mutants` writes it anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mutants.planting import Edit
+
+TRAPS = {
+    "A1": "Bounds, edges or other preprocessing fitted on rows outside the budget",
+    "A2": "Categories or types discovered in rows",
+    "A10": "Spending past the budget, or without paying",
+    "A12": "Privacy noise that can be repeated",
+    "A13": "Floating point and inexact sampling",
+    "A16": "The row count and the neighbouring relation",
+    "A17": "One person with many rows",
+    "A18": "Units of privacy mixed up, wrong amounts of noise, biased counts",
+}
+"""The traps of privacy.md that this version can fall into."""
+
+CONFORMANCE = "tabveil.conformance"
+MECHANISMS = "unit.test_mechanisms"
+SAMPLERS = "unit.test_samplers"
+ENCODING = "unit.test_encoding"
+DOMAINS = "unit.test_domains"
+ACCOUNTING = "unit.test_accounting"
+GENERATORS = "unit.test_generators"
+RELEASE = "statistical.test_release_law"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A test or conformance check: module, function, and the arguments of one of its cases."""
+
+    module: str
+    function: str
+    given: tuple[object, ...] = ()
+
+    def __str__(self) -> str:
+        shown = f"[{'-'.join(str(g) for g in self.given)}]" if self.given else ""
+        return f"{self.module}.{self.function}{shown}"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A planted violation.
+
+    Attributes:
+      id: unique.
+      trap: a key of TRAPS.
+      planted: what is wrong, in words.
+      edits: the planted texts.
+      check: what must reject it.
+      says: part of the failure's message, or of the line of the test that fails.
+      error: what the check fails with; another name than AssertionError is a guard of the product, or a tripwire of the
+        test, that stopped the mutant before it could release anything.
+    """
+
+    id: str
+    trap: str
+    planted: str
+    edits: tuple[Edit, ...]
+    check: Check
+    says: str
+    error: str = "AssertionError"
+
+
+def _m(
+    name: str, planted: str, edits: Edit | tuple[Edit, ...], check: Check, says: str, error: str = "AssertionError"
+) -> Mutant:
+    trap = name.partition("-")[0].upper()
+    return Mutant(name, trap, planted, (edits,) if isinstance(edits, Edit) else edits, check, says, error)
+
+
+def _conformance(check: str, generator: str = "independent") -> Check:
+    return Check(CONFORMANCE, f"check_{check}", (generator,))
+
+
+_ONLY_CHARGED = _conformance("learns_from_charged_answers_only")
+_ALL_NOISE = Check(MECHANISMS, "test_no_noise_can_be_seeded")
+_LAW_SMALL = Check(MECHANISMS, "test_counts_carry_exactly_the_charged_noise", (512,))
+_LAW_LARGE = Check(MECHANISMS, "test_counts_carry_exactly_the_charged_noise", (513,))
+_UNCHARGED = Check(MECHANISMS, "test_nothing_is_read_before_the_charge_is_found_good")
+_ONE_ROW = Check(MECHANISMS, "test_one_row_moves_counts_by_at_most_one_and_scores_by_at_most_one_row")
+_KEPT = Check(MECHANISMS, "test_kept_rows_are_chosen_evenly_and_afresh")
+_CHOICES = Check(MECHANISMS, "test_choices_follow_the_exponential_mechanism")
+_LEARNED = "learned from rows what it was not charged for"
+
+_A1 = (
+    _m(
+        "a1-bounds-from-data",
+        "numbers are scaled to the least and greatest value present instead of the declared bounds",
+        Edit(
+            "tabveil.encoding:_to_grid",
+            "    codes = np.clip(np.where(bad, 0.0, steps), 0, top).astype(np.int64)",
+            "    steps = (steps - np.nanmin(steps)) / max(np.nanmax(steps) - np.nanmin(steps), 1.0) * top\n"
+            "    codes = np.clip(np.where(bad, 0.0, steps), 0, top).astype(np.int64)",
+        ),
+        Check(ENCODING, "test_an_added_row_changes_no_other_code"),
+        "parse(AGE, more)",
+    ),
+    _m(
+        "a1-bounds-not-enforced",
+        "a value beyond its bounds is kept",
+        Edit("tabveil.encoding:_to_grid", "np.clip(np.where(bad, 0.0, steps), 0, top)", "np.where(bad, 0.0, steps)"),
+        Check(ENCODING, "test_numbers_outside_their_bounds_are_clipped"),
+        "codes(AGE",
+    ),
+    _m(
+        "a1-edges-from-data",
+        "histogram edges run from the least to the greatest value in the rows",
+        Edit(
+            "tabveil.domains:_first",
+            "    edges = _split(0, column.units,",
+            "    seen = rows._read()[column.name].astype(np.int64)\n"
+            "    edges = _split(int(seen.min()), int(seen.max()) + 1,",
+        ),
+        _ONLY_CHARGED,
+        _LEARNED,
+    ),
+    _m(
+        "a1-edges-from-data-at-tiny-epsilon",
+        "the same, seen from outside: the sample tells at epsilon 1e-6 which table went in",
+        Edit(
+            "tabveil.domains:_first",
+            "    edges = _split(0, column.units,",
+            "    seen = rows._read()[column.name].astype(np.int64)\n"
+            "    edges = _split(int(seen.min()), int(seen.max()) + 1,",
+        ),
+        _conformance("tiny_epsilon_says_nothing"),
+        "tells which table went in",
+    ),
+    _m(
+        "a1-quantiles-from-data",
+        "bins of equal mass are cut by exact counts",
+        Edit(
+            "tabveil.domains:start_axes",
+            "    return [",
+            "    pieces = {n: Pieces(p.edges, np.histogram(rows._read()[n], p.edges)[0] * 1.0) for n, p in pieces.items()}\n"
+            "    return [",
+        ),
+        _conformance("learns_from_charged_answers_only", "mst"),
+        _LEARNED,
+    ),
+)
+
+_A2 = (
+    _m(
+        "a2-categories-from-data",
+        "only categories that occur get a cell",
+        Edit(
+            "tabveil.domains:start_axes",
+            "else Axis.singles(c) for c in columns]",
+            "else Axis(c, Axis.singles(c).edges, np.where(np.isin(Axis.singles(c).cell, rows._read()[c.name]), "
+            "Axis.singles(c).cell, -1), Axis.singles(c).weight) for c in columns]",
+        ),
+        _ONLY_CHARGED,
+        _LEARNED,
+    ),
+    _m(
+        "a2-undeclared-category-kept",
+        "an undeclared value becomes a category of its own",
+        Edit(
+            "tabveil.encoding:encode",
+            "    codes, bad = parse(column, values)",
+            "    if isinstance(column, Categorical):\n"
+            "        new = {str(v) for v in values.dropna()} - {*column.labels, *column.missing}\n"
+            "        object.__setattr__(column, 'categories', (*column.categories, *sorted(new)))\n"
+            "    codes, bad = parse(column, values)",
+        ),
+        _conformance("undeclared_category_never_appears"),
+        "an undeclared category appeared",
+    ),
+    _m(
+        "a2-undeclared-category-saved",
+        "the same, seen in the saved files",
+        Edit(
+            "tabveil.encoding:encode",
+            "    codes, bad = parse(column, values)",
+            "    if isinstance(column, Categorical):\n"
+            "        new = {str(v) for v in values.dropna()} - {*column.labels, *column.missing}\n"
+            "        object.__setattr__(column, 'categories', (*column.categories, *sorted(new)))\n"
+            "    codes, bad = parse(column, values)",
+        ),
+        _conformance("sentinel_is_nowhere"),
+        "accepted",
+    ),
+    _m(
+        "a2-value-in-the-error",
+        "a refused value is quoted",
+        Edit(
+            "tabveil.encoding:encode",
+            "        raise DataError(refusal(column))",
+            "        raise DataError(refusal(column) + str(values[bad].tolist()))",
+        ),
+        _conformance("sentinel_is_nowhere"),
+        "a cell value left the table",
+    ),
+    _m(
+        "a2-draft-accepted",
+        "a private fit takes categories and bounds that were proposed from rows",
+        Edit("tabveil.schema:Schema.require_approved", "if self.draft:", "if False and self.draft:"),
+        Check(GENERATORS, "test_a_draft_is_refused_by_a_private_fit", ("independent",)),
+        "DID NOT RAISE",
+    ),
+)
+
+_A10 = (
+    _m(
+        "a10-plan-above-epsilon",
+        "noise is 10 % smaller than what the budget was solved for",
+        Edit("tabveil.generators._marginals:divide", "return scaled(best)", "return scaled(best * 0.9)"),
+        _conformance("never_above_budget"),
+        "the plan costs more than epsilon",
+    ),
+    _m(
+        "a10-cap-not-checked",
+        "the ledger admits every charge",
+        Edit("tabveil._ledger_rules:fits", "units <= level", "units <= level * 1000"),
+        _conformance("second_fit_is_refused"),
+        "the same budget was spent twice",
+    ),
+    _m(
+        "a10-refused-after-reading",
+        "rows are read first and paid for afterwards",
+        Edit(
+            "tabveil.generators.base:Generator.fit",
+            "        receipt = self._pay(plan, ledger, dataset)\n        self._fit_paid(source, schema, (plan, receipt))",
+            "        self._fit_paid(source, schema, (plan, Receipt(plan.spends, dataset=dataset, head='')))\n"
+            "        self._pay(plan, ledger, dataset)",
+        ),
+        _conformance("refused_charge_leaves_rows_unread"),
+        "rows were read although the charge was refused",
+    ),
+    _m(
+        "a10-committed-after-reading",
+        "the same, on an account that can pay",
+        Edit(
+            "tabveil.generators.base:Generator.fit",
+            "        receipt = self._pay(plan, ledger, dataset)\n        self._fit_paid(source, schema, (plan, receipt))",
+            "        self._fit_paid(source, schema, (plan, Receipt(plan.spends, dataset=dataset, head='')))\n"
+            "        self._pay(plan, ledger, dataset)",
+        ),
+        _conformance("charges_before_reading"),
+        "rows were read before the price was committed",
+    ),
+    _m(
+        "a10-never-charged",
+        "a fit hands itself a receipt",
+        Edit(
+            "tabveil.generators.base:Generator._pay",
+            "return ledger.charge(dataset, plan.spends,",
+            "return Receipt(plan.spends, dataset=dataset, head='') if True else ledger.charge(dataset, plan.spends,",
+        ),
+        _conformance("refused_charge_leaves_rows_unread"),
+        "a fit went over its budget",
+    ),
+    _m(
+        "a10-label-taken-twice",
+        "a receipt hands out the same spend again and again",
+        Edit("tabveil.ledger:Receipt.take", "self._left[i] -= 1", "self._left[i] -= 0"),
+        _UNCHARGED,
+        "__getattr__",
+        "Unreadable",
+    ),
+    _m(
+        "a10-unknown-label-free",
+        "a query that was never charged runs at another query's price",
+        Edit("tabveil.ledger:Receipt.take", "if spend.label == label and", "if"),
+        _UNCHARGED,
+        "__getattr__",
+        "Unreadable",
+    ),
+    _m(
+        "a10-read-before-take",
+        "rows are counted before the receipt is asked",
+        Edit(
+            "tabveil.mechanisms:PrivateRows.counts",
+            "        event = self._take(label, DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent)\n"
+            "        exact = self._count(axes)",
+            "        exact = self._count(axes)\n"
+            "        event = self._take(label, DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent)",
+        ),
+        _UNCHARGED,
+        "__getattr__",
+        "Unreadable",
+    ),
+    _m(
+        "a10-score-before-take",
+        "candidates are scored before the receipt is asked",
+        Edit(
+            "tabveil.mechanisms:PrivateRows.choose",
+            "        event = self._take(label, ExponentialMechanismDpEvent)\n"
+            "        scores = self._score(contest)[np.asarray(allowed)]",
+            "        scores = self._score(contest)[np.asarray(allowed)]\n"
+            "        event = self._take(label, ExponentialMechanismDpEvent)",
+        ),
+        _UNCHARGED,
+        "__getattr__",
+        "Unreadable",
+    ),
+    _m(
+        "a10-uncharged-read",
+        "the number of bins follows from the exact row count",
+        Edit(
+            "tabveil.domains:start_axes",
+            "    wanted = cells if isinstance(cells, int) else cells(total)",
+            "    wanted = 2 + len(next(iter(rows._read().values()))) % 7",
+        ),
+        _ONLY_CHARGED,
+        _LEARNED,
+    ),
+    _m(
+        "a10-kind-not-checked",
+        "a count runs under the price of a choice",
+        Edit("tabveil.mechanisms:PrivateRows._take", "if not isinstance(event, kinds):", "if False:"),
+        _UNCHARGED,
+        "__getattr__",
+        "Unreadable",
+    ),
+)
+
+_SEEDED_FIT = Edit(
+    "tabveil.generators.base:Generator._fit_paid",
+    "            self._learn(PrivateRows(source, schema, receipt), plan)",
+    "            from tabveil.mechanisms import seeded_noise_for_tests\n"
+    "            with seeded_noise_for_tests(self.random_state or 0):\n"
+    "                self._learn(PrivateRows(source, schema, receipt), plan)",
+)
+
+_A12 = (
+    _m(
+        "a12-seeded-by-random-state",
+        "random_state seeds the privacy noise too",
+        _SEEDED_FIT,
+        _conformance("noise_is_not_seeded"),
+        "the noise is seeded",
+    ),
+    _m(
+        "a12-seeded-by-random-state-mst",
+        "the same in mst, choices included",
+        _SEEDED_FIT,
+        _conformance("noise_is_not_seeded", "mst"),
+        "the noise is seeded",
+    ),
+    _m(
+        "a12-global-numpy-seed",
+        "random words come from numpy's global state",
+        Edit(
+            "tabveil.samplers:system_bits",
+            "return np.frombuffer(os.urandom(8 * count), dtype=np.uint64)",
+            "return np.random.randint(0, 2**64, count, dtype=np.uint64)",
+        ),
+        Check(SAMPLERS, "test_entropy_comes_from_the_operating_system"),
+        "assert asked",
+    ),
+    _m(
+        "a12-fixed-seed-in-vectorised-noise",
+        "the vectorised sampler starts from a fixed seed",
+        Edit(
+            "tabveil.mechanisms:_bits",
+            "    generator = _seed.get()",
+            "    generator = _seed.get() or np.random.Generator(np.random.PCG64(0))",
+        ),
+        _LAW_LARGE,
+        "p_value(draws, *law(sigma)) > ALPHA",
+    ),
+    _m(
+        "a12-fixed-seed-in-choices",
+        "choices are noised from a fixed seed",
+        Edit(
+            "tabveil.mechanisms:noisy_argmax",
+            "    generator = _seed.get()",
+            "    generator = _seed.get() or np.random.Generator(np.random.PCG64(0))",
+        ),
+        _ALL_NOISE,
+        "not np.array_equal(*seen)",
+    ),
+    _m(
+        "a12-fixed-seed-in-bounded-contributions",
+        "which rows of a person are kept follows from a fixed seed",
+        Edit(
+            "tabveil.mechanisms:bounded_contributions",
+            "_bits(len(units))",
+            "np.random.Generator(np.random.PCG64(0)).integers(0, 2**64, len(units), dtype=np.uint64)",
+        ),
+        _KEPT,
+        "not np.array_equal(kept",
+    ),
+    _m(
+        "a12-seeded-run-looks-like-a-release",
+        "a statement made under a test seed does not say NOT A RELEASE",
+        Edit(
+            "tabveil.generators.base:Generator._state_privacy", "release=not noise_is_seeded()", "release=True or False"
+        ),
+        Check(GENERATORS, "test_a_fit_under_a_test_seed_is_no_release"),
+        "NOT A RELEASE",
+    ),
+)
+
+_A13 = (
+    _m(
+        "a13-float-noise",
+        "continuous Gaussian noise in place of whole numbers",
+        Edit(
+            "tabveil.mechanisms:gaussian_noise",
+            '    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")',
+            "    return np.random.default_rng().normal(scale=event.sigma, size=cells)\n"
+            '    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")',
+        ),
+        _LAW_SMALL,
+        "draws.dtype == np.int64",
+    ),
+    _m(
+        "a13-rounded-float-noise",
+        "continuous Gaussian noise, rounded afterwards",
+        Edit(
+            "tabveil.mechanisms:gaussian_noise",
+            '    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")',
+            "    return np.rint(np.random.default_rng().normal(scale=event.sigma, size=cells)).astype(np.int64)\n"
+            '    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")',
+        ),
+        _ALL_NOISE,
+        "privacy noise from numpy's generator",
+    ),
+    _m(
+        "a13-float-gumbel",
+        "choices by Gumbel noise in floating point",
+        Edit(
+            "tabveil.mechanisms:noisy_argmax",
+            "    measurement = _noisy_max(scale)",
+            "    return int(np.argmax(scores + scale * np.random.default_rng().gumbel(size=len(scores))))\n"
+            "    measurement = _noisy_max(scale)",
+        ),
+        _ALL_NOISE,
+        "privacy noise from numpy's generator",
+    ),
+    _m(
+        "a13-permute-and-flip",
+        "OpenDP is asked for pure DP, so it adds exponential noise: permute-and-flip at the price of Gumbel noise",
+        (
+            Edit(
+                "tabveil.mechanisms:_noisy_max", "dp.zero_concentrated_divergence(), scale", "dp.max_divergence(), scale"
+            ),
+            Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
+        ),
+        _CHOICES,
+        "softmax(scores, epsilon) * 60_000).pvalue > ALPHA",
+    ),
+    _m(
+        "a13-permute-and-flip-guarded",
+        "the same with the mechanism's own guard left in place",
+        Edit("tabveil.mechanisms:_noisy_max", "dp.zero_concentrated_divergence(), scale", "dp.max_divergence(), scale"),
+        _ALL_NOISE,
+        "above what was charged",
+        "UnchargedError",
+    ),
+    _m(
+        "a13-modulo-bias",
+        "uniform integers by remainder, the biased words kept",
+        Edit("tabveil.samplers:uniform", "good = word >= (np.uint64(0) - bound) % bound", "good = word >= np.uint64(0)"),
+        Check(SAMPLERS, "test_uniform_rejects_the_words_that_would_bias_it"),
+        "uniform(np.array([3, 3]",
+    ),
+    _m(
+        "a13-zero-counted-twice",
+        "minus zero is kept, so that zero is twice as likely",
+        Edit("tabveil.samplers:_laplace_some", "~(negative & (size == 0))", "~(negative & (size < 0))"),
+        Check(SAMPLERS, "test_laplace_has_its_law", (1,)),
+        "p_value(draws, laplace_law(scale)) > ALPHA",
+    ),
+    _m(
+        "a13-drawn-narrower-than-charged",
+        "the sampler rounds the variance down",
+        Edit("tabveil.samplers:variance", "return -(-(numerator", "return ((numerator"),
+        Check(SAMPLERS, "test_variance_is_never_below_sigma_squared_and_hardly_above", (2.3456,)),
+        "1.0 <= top / bottom",
+    ),
+)
+
+_A16 = (
+    _m(
+        "a16-exact-row-count",
+        "as many rows as the table has are sampled where nobody says how many",
+        Edit(
+            "tabveil.generators.independent:Independent._learn",
+            "self._total = model.total",
+            "self._total = float(len(next(iter(rows._read().values()))))",
+        ),
+        _ONLY_CHARGED,
+        _LEARNED,
+    ),
+    _m(
+        "a16-exact-row-count-at-tiny-epsilon",
+        "the same, seen from outside",
+        Edit(
+            "tabveil.generators.independent:Independent._learn",
+            "self._total = model.total",
+            "self._total = float(len(next(iter(rows._read().values()))))",
+        ),
+        _conformance("tiny_epsilon_says_nothing"),
+        "tells which table went in",
+    ),
+    _m(
+        "a16-score-of-replace-one",
+        "estimates are scaled to the exact row count before they are compared, as under replace-one: sensitivity 2",
+        Edit(
+            "tabveil.mechanisms:PrivateRows._distance",
+            "np.rint(estimate * FIXED_POINT)",
+            "np.rint(estimate / estimate.sum() * self._count(axes).sum() * FIXED_POINT)",
+        ),
+        _ONE_ROW,
+        "worst_score <= FIXED_POINT",
+    ),
+    _m(
+        "a16-row-in-two-cells",
+        "every row counts twice",
+        Edit("tabveil.mechanisms:PrivateRows._count", "total += np.bincount(", "total += 2 * np.bincount("),
+        _ONE_ROW,
+        "worst_count == 1",
+    ),
+    _m(
+        "a16-half-the-sensitivity",
+        "Gumbel noise of half the scale, right only for scores that move in one direction",
+        Edit("tabveil.mechanisms:noisy_argmax", "2 * sensitivity / event.epsilon", "sensitivity / event.epsilon"),
+        _ALL_NOISE,
+        "above what was charged",
+        "UnchargedError",
+    ),
+    _m(
+        "a16-another-relation-stated",
+        "the statement names another relation than the ledger",
+        Edit("tabveil.generators.base:Generator._state_privacy", "relation=RELATION", "relation='replace_one'"),
+        Check(GENERATORS, "test_one_relation_and_one_unit_everywhere", ("independent",)),
+        "relation",
+    ),
+)
+
+_PERSONS = Check(MECHANISMS, "test_one_person_moves_counts_by_at_most_their_bound")
+
+_A17 = (
+    _m(
+        "a17-not-bounded",
+        "all rows of a person are kept",
+        Edit("tabveil.mechanisms:PrivateRows._load", "if unit and units:", "if False and units:"),
+        _PERSONS,
+        "difference.sum() == 2",
+    ),
+    _m(
+        "a17-one-row-too-many",
+        "k + 1 rows of a person are kept",
+        Edit("tabveil.mechanisms:bounded_contributions", "- start < most", "- start <= most"),
+        _KEPT,
+        "np.bincount(kept // 5) == 2",
+    ),
+    _m(
+        "a17-bounded-by-chunk",
+        "rows are bounded within each chunk of the table, so that a person in ten chunks has 10 k of them",
+        Edit(
+            "tabveil.mechanisms:PrivateRows._load",
+            "kept = bounded_contributions(np.concatenate(units), self._schema.contributions)",
+            "starts = np.cumsum([0, *map(len, units)])\n"
+            "            kept = np.concatenate(\n"
+            "                [s + bounded_contributions(u, self._schema.contributions) for s, u in zip(starts, units)]\n"
+            "            )",
+        ),
+        Check(MECHANISMS, "test_a_person_whose_rows_lie_in_several_chunks_is_bounded_once"),
+        "UNIT_SCHEMA.contributions",
+    ),
+    _m(
+        "a17-total-bounded-not-persons",
+        "k rows per person on average are kept, whoever they belong to",
+        Edit(
+            "tabveil.mechanisms:bounded_contributions",
+            "return np.sort(order[np.arange(len(units)) - start < most])",
+            "return np.sort(np.argsort(_bits(len(units)))[: most * len(set(numbers.tolist()))])",
+        ),
+        _KEPT,
+        "np.bincount(kept // 5) == 2",
+    ),
+    _m(
+        "a17-kept-by-position",
+        "which rows are kept follows from their place in the table, so that removing one person changes others' rows",
+        Edit(
+            "tabveil.mechanisms:bounded_contributions",
+            "_bits(len(units))",
+            "(np.arange(len(units), dtype=np.uint64) * np.uint64(2654435761)) % np.uint64(97)",
+        ),
+        _KEPT,
+        "stats.chisquare(counts).pvalue > ALPHA",
+    ),
+    _m(
+        "a17-nameless-rows-unbounded",
+        "every row without a person is a person of its own",
+        Edit(
+            "tabveil.mechanisms:bounded_contributions",
+            "numbers, _ = pd.factorize(units)",
+            "numbers, _ = pd.factorize(np.array([u or f'row {i}' for i, u in enumerate(units)], dtype=object))",
+        ),
+        Check(MECHANISMS, "test_rows_without_a_person_count_as_one_person"),
+        "counts(AXES",
+    ),
+    _m(
+        "a17-sensitivity-not-scaled",
+        "noise for one row where a person may have k",
+        Edit(
+            "tabveil.generators._marginals:_zero_concentrated",
+            "return DiscreteGaussianDpEvent(drawn_exactly, contributions)",
+            "return DiscreteGaussianDpEvent(drawn_exactly / contributions, 1)",
+        ),
+        Check(GENERATORS, "test_noise_covers_all_rows_of_one_person", ("independent", 1e-6)),
+        "fewer rows per unit",
+        "UnchargedError",
+    ),
+    _m(
+        "a17-sensitivity-not-scaled-unguarded",
+        "the same with the mechanism's own guard taken out",
+        (
+            Edit(
+                "tabveil.generators._marginals:_zero_concentrated",
+                "return DiscreteGaussianDpEvent(drawn_exactly, contributions)",
+                "return DiscreteGaussianDpEvent(drawn_exactly / contributions, 1)",
+            ),
+            Edit("tabveil.mechanisms:PrivateRows._take", '"sensitivity", self._schema.contributions) <', '"sensitivity", 1) < 0 *'),
+        ),
+        Check(GENERATORS, "test_noise_covers_all_rows_of_one_person", ("independent", 1e-6)),
+        "sensitivity == K",
+    ),
+    _m(
+        "a17-laplace-not-scaled",
+        "the same where delta is 0",
+        Edit("tabveil.generators._marginals:_pure", "DiscreteLaplaceDpEvent(contributions / epsilon", "DiscreteLaplaceDpEvent(1 / epsilon"),
+        Check(GENERATORS, "test_a_plan_costs_what_was_allowed_and_never_more", ("independent", 1.0, 0.0, "persons")),
+        "plan.cost <= epsilon",
+    ),
+    _m(
+        "a17-guard-left-out",
+        "a charge for one row pays for a person with k",
+        Edit("tabveil.mechanisms:PrivateRows._take", "< self._schema.contributions:", "< 0:"),
+        Check(MECHANISMS, "test_noise_grows_with_what_one_unit_may_contribute"),
+        "DID NOT RAISE",
+    ),
+    _m(
+        "a17-choice-not-scaled",
+        "a choice is noised for one row where a person may have k",
+        Edit(
+            "tabveil.mechanisms:PrivateRows.choose",
+            "self._schema.contributions * FIXED_POINT",
+            "FIXED_POINT",
+        ),
+        Check(MECHANISMS, "test_choices_are_noised_for_every_row_one_unit_may_contribute"),
+        "assert told ==",
+    ),
+)
+
+_A18 = (
+    _m(
+        "a18-rho-as-sigma",
+        "rho is passed where sigma is expected",
+        Edit(
+            "tabveil.mechanisms:gaussian_noise",
+            "scale=float(event.sigma)",
+            "scale=event.sensitivity**2 / (2 * event.sigma**2)",
+        ),
+        _LAW_SMALL,
+        "p_value(draws, *law(sigma)) > ALPHA",
+    ),
+    _m(
+        "a18-sigma-as-variance",
+        "sigma is passed where the variance is expected",
+        Edit("tabveil.mechanisms:gaussian_noise", "discrete_gaussian(cells, event.sigma", "discrete_gaussian(cells, event.sigma**0.5"),
+        _LAW_LARGE,
+        "p_value(draws, *law(sigma)) > ALPHA",
+    ),
+    _m(
+        "a18-noise-left-out",
+        "exact counts are released",
+        Edit(
+            "tabveil.mechanisms:PrivateRows.counts",
+            "        if isinstance(event, DiscreteGaussianDpEvent):",
+            "        return exact\n        if isinstance(event, DiscreteGaussianDpEvent):",
+        ),
+        _LAW_SMALL,
+        "p_value(draws, *law(sigma)) > ALPHA",
+    ),
+    _m(
+        "a18-noise-left-out-end-to-end",
+        "exact counts are released, seen from outside at epsilon 1e-6",
+        Edit(
+            "tabveil.mechanisms:PrivateRows.counts",
+            "        if isinstance(event, DiscreteGaussianDpEvent):",
+            "        return exact\n        if isinstance(event, DiscreteGaussianDpEvent):",
+        ),
+        _conformance("tiny_epsilon_says_nothing", "mst"),
+        "tells which table went in",
+    ),
+    _m(
+        "a18-choice-without-noise",
+        "the largest score is chosen",
+        Edit(
+            "tabveil.mechanisms:noisy_argmax",
+            "    measurement = _noisy_max(scale)",
+            "    return int(np.argmax(scores + 0 * scale))\n    measurement = _noisy_max(scale)",
+        ),
+        _ALL_NOISE,
+        "not np.array_equal(*seen)",
+    ),
+    _m(
+        "a18-one-draw-for-all-cells",
+        "one draw of noise is added to every cell",
+        Edit(
+            "tabveil.mechanisms:_added",
+            "np.asarray(measurement([0] * cells), dtype=np.int64)",
+            "np.full(cells, measurement([0])[0], dtype=np.int64)",
+        ),
+        _LAW_SMALL,
+        "p_value(draws, *law(sigma)) > ALPHA",
+    ),
+    _m(
+        "a18-clipped-at-zero",
+        "negative counts are set to 0",
+        Edit(
+            "tabveil.mechanisms:PrivateRows.counts",
+            "return exact + gaussian_noise(exact.size, event).reshape(exact.shape)",
+            "return np.maximum(exact + gaussian_noise(exact.size, event).reshape(exact.shape), 0)",
+        ),
+        _LAW_LARGE,
+        "p_value(draws, *law(sigma)) > ALPHA",
+    ),
+    _m(
+        "a18-ten-percent-less-opendp",
+        "noise 10 % too small from OpenDP",
+        Edit("tabveil.mechanisms:gaussian_noise", "scale=float(event.sigma)", "scale=0.9 * float(event.sigma)"),
+        _LAW_SMALL,
+        "p_value(draws, *law(sigma)) > ALPHA",
+    ),
+    _m(
+        "a18-ten-percent-less-vectorised",
+        "noise 10 % too small from the vectorised sampler",
+        Edit("tabveil.mechanisms:gaussian_noise", "discrete_gaussian(cells, event.sigma", "discrete_gaussian(cells, 0.9 * event.sigma"),
+        _LAW_LARGE,
+        "p_value(draws, *law(sigma)) > ALPHA",
+    ),
+    _m(
+        "a18-ten-percent-less-laplace",
+        "Laplace noise 10 % too small",
+        Edit("tabveil.mechanisms:laplace_noise", "scale=float(event.scale)", "scale=0.9 * float(event.scale)"),
+        Check(MECHANISMS, "test_laplace_noise_has_its_law"),
+        "> ALPHA) is expected",
+    ),
+    _m(
+        "a18-ten-percent-less-gumbel",
+        "choices noised 10 % too little, the guard taken out",
+        (
+            Edit("tabveil.mechanisms:noisy_argmax", "2 * sensitivity / event.epsilon", "1.8 * sensitivity / event.epsilon"),
+            Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
+        ),
+        _CHOICES,
+        "softmax(scores, epsilon) * 60_000).pvalue > ALPHA",
+    ),
+    _m(
+        "a18-third-of-the-noise-end-to-end",
+        "a third of the charged noise, seen in thousands of releases of two neighbouring tables",
+        Edit("tabveil.mechanisms:laplace_noise", "scale=float(event.scale)", "scale=float(event.scale) / 3"),
+        Check(RELEASE, "test_no_attacker_proves_more_than_is_claimed", ("laplace",)),
+        "<= EPSILON",
+    ),
+    _m(
+        "a18-shares-exceed-the-plan",
+        "every query of a part gets the whole part's epsilon",
+        Edit("tabveil.generators._marginals:divide", "epsilon * p.share / weight / len(p.labels)", "epsilon * p.share / weight"),
+        _conformance("never_above_budget"),
+        "the plan costs more than epsilon 1 at delta 0",
+    ),
+    _m(
+        "a18-shares-divided-wrongly",
+        "a part's share is not divided among its queries",
+        Edit(
+            "tabveil.generators._marginals:divide",
+            "p.share / weight / len(p.labels) / scale**2",
+            "p.share / weight / scale**2",
+        ),
+        Check(GENERATORS, "test_every_part_of_a_plan_gets_its_share", ("mst",)),
+        "approx(",
+    ),
+    _m(
+        "a18-rho-of-sigma-not-squared",
+        "the accountant divides by sigma in place of its square",
+        Edit("tabveil._accounting_events:_line_of_noise", "Fraction(sigma) ** 2)", "Fraction(sigma))"),
+        Check(ACCOUNTING, "test_zcdp_is_exact"),
+        "zcdp(",
+    ),
+    _m(
+        "a18-pure-epsilon-not-squared",
+        "rho of a pure mechanism is epsilon / 2",
+        Edit("tabveil._accounting_events:_line_of_pure", "epsilon * epsilon / 2", "epsilon / 2"),
+        Check(ACCOUNTING, "test_zcdp_is_exact"),
+        "zcdp(",
+    ),
+    _m(
+        "a18-types-mixed",
+        "a rho and a sigma compare equal",
+        Edit("tabveil._amounts:_Amount.__eq__", "and type(other) is type(self) and", "and"),
+        Check(ACCOUNTING, "test_a18_rho_sigma_and_epsilon_cannot_be_mixed"),
+        "!=",
+    ),
+)
+
+MUTANTS: tuple[Mutant, ...] = (*_A1, *_A2, *_A10, *_A12, *_A13, *_A16, *_A17, *_A18)
+
+HEADER = """# Mutants
+
+Every trap below was planted in this project's own code, and a named test rejects it. `tests/mutants` plants each one anew
+on every run of `make test` and checks that the planted line really ran, that the named test fails, that it fails for the
+reason given here, and that it passes without the mutant. The letters are those of the traps in the project's list of known
+violations of differential privacy; traps of mechanisms that do not exist here yet (DP-SGD, attacks) come with them.
+
+This table is written from `tests/mutants/mutants.py`; a test compares the two.
+"""
+
+
+def document(mutants: Sequence[Mutant] = MUTANTS) -> str:
+    """docs/mutants.md."""
+    parts = [HEADER]
+    for trap, words in TRAPS.items():
+        rows = [f"| {m.planted}{_guard(m)} | {_places(m)} | `{m.check}` |" for m in mutants if m.trap == trap]
+        head = ["| planted | in | rejected by |", "|---|---|---|"]
+        parts.append("\n".join([f"## {trap}: {words}", "", *head, *rows, ""]))
+    return "\n".join(parts)
+
+
+def _guard(mutant: Mutant) -> str:
+    return "" if mutant.error == "AssertionError" else f" (stopped by {mutant.error})"
+
+
+def _places(mutant: Mutant) -> str:
+    return ", ".join(f"`{e.target.partition('.')[2].replace(':', '.')}`" for e in mutant.edits)
+
+
+if __name__ == "__main__":
+    Path(__file__).parents[2].joinpath("docs", "mutants.md").write_text(document(), encoding="utf-8")
