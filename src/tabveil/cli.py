@@ -307,9 +307,7 @@ def generators(as_json: Json = False) -> None:
 def main() -> None:
     """Entry point of `tabveil`."""
     code = run(app)
-    if (
-        code == INTERRUPTED_EXIT_CODE
-    ):  # else Python may end by the signal once more, where it hit the import of a library
+    if code == INTERRUPTED_EXIT_CODE:  # else Python may end by the signal once more, where it hit a library's import
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

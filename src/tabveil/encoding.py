@@ -122,6 +122,8 @@ def _(column: Categorical, values: pd.Series) -> Codes:
 
 @_codes.register
 def _(column: Boolean, values: pd.Series) -> Codes:
+    if pd.api.types.is_bool_dtype(values.dtype):
+        return np.asarray(values.astype("boolean").astype("Int64").fillna(INVALID), dtype=np.int64)
     table = {t.lower(): 1 for t in column.true} | {t.lower(): 0 for t in column.false}
     texts = _texts(values).map(lambda t: t.lower() if isinstance(t, str) else t)
     return np.asarray(texts.map(table).fillna(INVALID), dtype=np.int64)

@@ -22,13 +22,13 @@ class UsageError(TabveilError):
 
 
 class SchemaError(TabveilError):
-    """The schema itself is wrong, still a draft, or for another table."""
+    """The schema itself is wrong, or still a draft."""
 
     exit_code = 3
 
 
 class DataError(TabveilError):
-    """The table cannot be read, or does not obey its schema."""
+    """The table cannot be read, does not obey its schema, or is another table than the schema's."""
 
     exit_code = 4
 
@@ -40,13 +40,13 @@ class BudgetExceededError(TabveilError):
 
 
 class LedgerError(TabveilError):
-    """The ledger is unreachable, has no such account, or its chain is broken."""
+    """The ledger is unreachable, has no such account, or keeps one under other terms."""
 
     exit_code = 6
 
 
 class VerificationError(TabveilError):
-    """A release folder or ledger does not match what it says of itself."""
+    """A release folder, or a ledger's chain, does not match what it says of itself."""
 
     exit_code = 7
 

@@ -30,7 +30,7 @@ import tabveil
 from tabveil import measuring
 from tabveil.curating import Payer, check_values
 from tabveil.errors import LedgerError, UsageError
-from tabveil.generators.base import Generator, Plan, Progress, create, load, whole
+from tabveil.generators.base import Generator, Plan, Progress, check_unit, create, load, whole
 from tabveil.ledger import Ledger
 from tabveil.measuring import Facts
 from tabveil.metrics.base import MetricInput
@@ -203,12 +203,7 @@ def _reserved(run: _Run) -> Iterator[Ledger | None]:
     if not run.plan.private or run.ledger is None or run.dataset is None:
         yield run.ledger
         return
-    unit = run.ledger.statement(run.dataset).unit
-    if unit != run.schema.unit:
-        raise LedgerError(
-            f"The account {run.dataset!r} protects each {unit}, the schema each {run.schema.unit}: open an account "
-            "whose unit is the schema's."
-        )
+    check_unit(run.ledger, run.dataset, run.schema)
     with run.ledger.reserve(run.dataset, run.plan.spends, label=f"{run.plan.generator} fit") as reservation:
         payer = Payer(run.ledger, reservation, run.plan.spends)
         try:

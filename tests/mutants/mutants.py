@@ -107,7 +107,7 @@ _A1 = (
     _m(
         "a1-bounds-not-enforced",
         "a value beyond its bounds is kept",
-        Edit("tabveil.encoding:_to_grid", "np.clip(np.where(bad, 0.0, steps), 0, top)", "np.where(bad, 0.0, steps)"),
+        Edit("tabveil.encoding:_to_grid", "np.clip(np.where(bad, 0.0, steps), 0, top)", "np.clip(np.where(bad, 0.0, steps), 0, 1e15)"),
         Check(ENCODING, "test_numbers_outside_their_bounds_are_clipped"),
         "codes(AGE",
     ),
@@ -450,7 +450,7 @@ _A13 = (
             Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
         ),
         _CHOICES,
-        "softmax(scores, epsilon) * 60_000).pvalue > ALPHA",
+        "softmax(scores, epsilon) * n).pvalue > ALPHA",
     ),
     _m(
         "a13-permute-and-flip-guarded",
@@ -761,7 +761,7 @@ _A18 = (
             Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
         ),
         _CHOICES,
-        "softmax(scores, epsilon) * 60_000).pvalue > ALPHA",
+        "softmax(scores, epsilon) * n).pvalue > ALPHA",
     ),
     _m(
         "a18-third-of-the-noise-end-to-end",

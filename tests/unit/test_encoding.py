@@ -86,6 +86,12 @@ def test_booleans() -> None:
     assert codes(FLAG, True, None) == [1, 2]
 
 
+def test_typed_booleans_need_no_texts() -> None:
+    letters = Boolean(name="flag", true=("Y",), false=("N",), missing=("",), invalid="missing")
+    assert codes(letters, True, False, None, dtype="boolean") == [1, 0, 2]
+    assert codes(letters, "y", "N", "") == [1, 0, 2]
+
+
 def test_dates_far_beyond_nanoseconds() -> None:
     assert codes(DAY, "1900-01-01", "1900-01-02", "9999-12-31") == [0, 1, DAY.units - 1]
     assert codes(DAY, "1899-12-31", "", "not a day", None) == [0, DAY.units, DAY.units, DAY.units]

@@ -107,7 +107,8 @@ def check_unit(ledger: Ledger, dataset: str, schema: Schema) -> None:
     unit = ledger.statement(dataset).unit
     if unit != schema.unit:
         raise LedgerError(
-            f"The account {dataset!r} protects one {unit}, the schema one {schema.unit}: open an account with that unit."
+            f"The account {dataset!r} protects each {unit}, the schema each {schema.unit}: open an account whose unit "
+            "is the schema's."
         )
 
 
