@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tabveil import errors
+    from tabveil.audit import audit
     from tabveil.generators.base import create, load
     from tabveil.ledger import Ledger
     from tabveil.pipeline import evaluate, report, synthesize
@@ -29,6 +30,7 @@ __all__ = [
     "Schema",
     "Score",
     "__version__",
+    "audit",
     "create",
     "errors",
     "evaluate",
@@ -44,6 +46,7 @@ _HOMES = {
     "PrivacyStatement": "records",
     "Schema": "schema",
     "Score": "records",
+    "audit": "audit",
     "create": "generators.base",
     "evaluate": "pipeline",
     "load": "generators.base",
@@ -84,7 +87,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `tabveil.report` the function: importing the package `tabveil.report` would bind that name to itself."""
+    """Keeps `tabveil.report` and `tabveil.audit` functions: importing the packages would bind their names to those."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

@@ -16,7 +16,7 @@ import datetime as dt
 import gc
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -420,8 +420,8 @@ def check_tiny_epsilon_says_nothing(name: str) -> None:
     """At epsilon = 1e-6 the output says nothing about which of two very different tables went in.
 
     The tables have 200 and 90 rows and share none, so by group privacy no test tells them apart with an advantage above
-    290 * 1e-6. For every column and for the row count, FITS fits of one are ranked against FITS fits of the other (Mann &
-    Whitney 1947, exact, ties broken by chance) at level ALPHA over all statistics together.
+    290 * 1e-6. For every column and for the row count, FITS fits of one are ranked against FITS fits of the other (Mann
+    & Whitney 1947, exact, ties broken by chance) at level ALPHA over all statistics together.
     """
     low, high = _opposites()
     seen = [[_statistics(name, table) for _ in range(FITS)] for table in (low, high)]

@@ -13,9 +13,10 @@ counts.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, singledispatch
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,16 +97,31 @@ def _missing(column: Column, values: pd.Series) -> NDArray[np.bool_]:
 
 
 def _texts(values: pd.Series) -> pd.Series:
-    """Values as text; whole numbers lose a trailing .0, since 1 and 1.0 are the same category."""
-    if pd.api.types.is_bool_dtype(values.dtype):
-        return values.astype("boolean").astype("string").str.lower().astype(object)
-    if pd.api.types.is_float_dtype(values.dtype) and bool((values.dropna() % 1 == 0).all()):
-        return values.astype("Float64").astype("Int64").astype("string").astype(object)
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        values = values.astype(object)
-    return (
-        values if pd.api.types.infer_dtype(values, skipna=True) == "string" else values.astype("string").astype(object)
-    )
+    """Values as text, each by itself."""
+    texts = values.dtype == object and pd.api.types.infer_dtype(values, skipna=True) == "string"
+    return values if texts else _each(values, _text)
+
+
+def _each(values: pd.Series, function: Callable[[Any], Any]) -> pd.Series:
+    """`function` of each cell by itself: what another row holds, and so the column's type, changes nothing (trap A2).
+
+    Equal values of one type are mapped once; only cells of mixed types are looked at one by one.
+    """
+    mixed = values.dtype == object and pd.api.types.infer_dtype(values, skipna=True) not in ("string", "empty")
+    if mixed:
+        return values.map(function, na_action="ignore")
+    numbers, different = pd.factorize(values)
+    mapped = np.array([*map(function, different.astype(object)), None], dtype=object)
+    return pd.Series(mapped[numbers], index=values.index)
+
+
+def _text(value: object) -> str:
+    """Whole numbers lose a trailing .0, since 1 and 1.0 are the same category; truth values are in lower case."""
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value)).lower()
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
 
 
 @singledispatch
@@ -122,11 +138,16 @@ def _(column: Categorical, values: pd.Series) -> Codes:
 
 @_codes.register
 def _(column: Boolean, values: pd.Series) -> Codes:
-    if pd.api.types.is_bool_dtype(values.dtype):
-        return np.asarray(values.astype("boolean").astype("Int64").fillna(INVALID), dtype=np.int64)
     table = {t.lower(): 1 for t in column.true} | {t.lower(): 0 for t in column.false}
-    texts = _texts(values).map(lambda t: t.lower() if isinstance(t, str) else t)
-    return np.asarray(texts.map(table).fillna(INVALID), dtype=np.int64)
+
+    def truth(value: object) -> int:
+        return int(value) if isinstance(value, bool | np.bool_) else table.get(_text(value).lower(), INVALID)
+
+    found = _each(values, truth)
+    codes = np.full(len(values), INVALID, dtype=np.int64)
+    known = np.asarray(found.notna())
+    codes[known] = found[known].astype(np.int64)
+    return codes
 
 
 @_codes.register
@@ -151,6 +172,8 @@ def _(column: Datetime, values: pd.Series) -> Codes:
 
 
 def _numbers(values: pd.Series) -> Floats:
+    if not pd.api.types.is_numeric_dtype(values.dtype):
+        values = values.astype(object)  # a column of dates would turn into numbers, a date among others would not
     numbers = pd.to_numeric(values, errors="coerce")
     return np.asarray(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
 
@@ -181,10 +204,9 @@ def _seconds(values: pd.Series, pattern: str) -> Floats:
 
 
 def _parse_stamps(values: pd.Series, pattern: str) -> NDArray[np.datetime64]:
-    try:
-        array = pa.array(values, from_pandas=True)
-    except pa.ArrowInvalid:
-        array = pa.array(values.astype("string"), from_pandas=True)
+    if values.dtype == object and pd.api.types.infer_dtype(values, skipna=True) not in ("string", "empty"):
+        values = values.map(lambda v: _stamp_text(v, pattern), na_action="ignore")
+    array = pa.array(values, from_pandas=True)
     if pa.types.is_null(array.type):
         return np.full(len(values), np.datetime64("NaT", "s"))
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
@@ -195,6 +217,11 @@ def _parse_stamps(values: pd.Series, pattern: str) -> NDArray[np.datetime64]:
         return np.full(len(values), np.datetime64("NaT", "s"))
     stamps = array.cast(pa.timestamp("s"), safe=False).to_numpy(zero_copy_only=False)
     return np.asarray(stamps, dtype="datetime64[s]")
+
+
+def _stamp_text(value: object, pattern: str) -> str:
+    """A cell of a column of mixed types as text, by itself: what another row holds changes nothing (trap A2)."""
+    return value.strftime(pattern) if isinstance(value, dt.date) else str(value)
 
 
 @singledispatch

@@ -29,7 +29,7 @@ import pandas as pd
 import tabveil
 from tabveil import measuring
 from tabveil.curating import Payer, check_values
-from tabveil.errors import LedgerError, UsageError
+from tabveil.errors import UsageError
 from tabveil.generators.base import Generator, Plan, Progress, check_unit, create, load, whole
 from tabveil.ledger import Ledger
 from tabveil.measuring import Facts

@@ -5,8 +5,8 @@ Before the changed statement a call is put in that notes that the mutant really 
 """
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import functools
 import importlib

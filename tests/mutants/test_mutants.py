@@ -11,9 +11,9 @@ from pathlib import Path
 from types import FunctionType
 
 import pytest
+
 from mutants.mutants import MUTANTS, TRAPS, Check, Mutant, document
 from mutants.planting import Edit, forget, planted
-
 from tabveil.errors import TabveilError
 
 ROOT = Path(__file__).parents[2]

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from mutants.planting import Edit, planted
 from scipy import stats
 
+from mutants.planting import Edit, planted
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, DpEvent, Spend
 from tabveil.columns import Boolean
 from tabveil.generators.base import create
@@ -39,7 +39,7 @@ THRESHOLDS = (ILL, ILL + 1)
 DELTAS = {"gaussian": 1e-2, "laplace": 0.0}
 """A large delta, so that two thousand releases can show what one row may do under Gaussian noise."""
 
-FITS = {"gaussian": 2_000, "laplace": 600}
+FITS = {"gaussian": 2_500, "laplace": 600}
 
 
 class OneFit(Ledger):
@@ -98,7 +98,9 @@ def p_value(noise: np.ndarray, event: DpEvent, factor: float = 1.0) -> float:
     """Pearson's chi-square over single whole numbers, tails joined until 10 draws are expected in each."""
     support, p = law(event, factor)
     inner = support[p * len(noise) >= 10]
-    expected = np.array([p[support <= inner[0]].sum(), *p[np.isin(support, inner[1:-1])], p[support >= inner[-1]].sum()])
+    expected = np.array(
+        [p[support <= inner[0]].sum(), *p[np.isin(support, inner[1:-1])], p[support >= inner[-1]].sum()]
+    )
     counts = np.bincount(np.clip(noise, inner[0], inner[-1]) - inner[0], minlength=len(inner))
     return float(stats.chisquare(counts, expected * len(noise)).pvalue)
 
@@ -116,7 +118,7 @@ def epsilon_bound(whole: np.ndarray, less: np.ndarray, delta: float, threshold: 
 
 
 def test_released_counts_follow_the_charged_law() -> None:
-    """alpha = 1e-9, n = 2,000 fits of 2 cells each of 2 tables: 8,000 draws; noise 10 % too small or too large is
+    """alpha = 1e-9, n = 2,500 fits of 2 cells each of 2 tables: 10,000 draws; noise 10 % too small or too large is
     rejected.
     """
     whole, less, event = releases("gaussian")
@@ -133,7 +135,7 @@ def test_released_counts_follow_the_charged_law() -> None:
 
 @pytest.mark.parametrize("kind", ["gaussian", "laplace"])
 def test_no_attacker_proves_more_than_is_claimed(kind: str) -> None:
-    """Confidence 1 - 1e-9, n = 2,000 and 600 fits of each of two neighbours."""
+    """Confidence 1 - 1e-9, n = 2,500 and 600 fits of each of two neighbours."""
     whole, less, _ = releases(kind)
     for threshold in THRESHOLDS:
         assert epsilon_bound(whole, less, DELTAS[kind], threshold) <= EPSILON
@@ -142,7 +144,11 @@ def test_no_attacker_proves_more_than_is_claimed(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "fits", "edit"),
     [
-        ("gaussian", 1_500, Edit("tabveil.mechanisms:gaussian_noise", "float(event.sigma))", "float(event.sigma) / 3)")),
+        (
+            "gaussian",
+            1_500,
+            Edit("tabveil.mechanisms:gaussian_noise", "float(event.sigma))", "float(event.sigma) / 3)"),
+        ),
         ("laplace", 600, Edit("tabveil.mechanisms:laplace_noise", "float(event.scale))", "float(event.scale) / 3)")),
     ],
     ids=["gaussian", "laplace"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ COLOUR = Categorical(name="colour", categories=("red", "green, dark", "blå 🎈
 CATCH = Categorical(name="catch", categories=("a", "b"), catch_all="other")
 GAPPY = Categorical(name="gappy", categories=("a", "b"), missing=("",), invalid="missing")
 FLAG = Boolean(name="flag", missing=("",), invalid="missing")
+LETTERS = Boolean(name="letters", true=("Y",), false=("N",), missing=("",), invalid="missing")
+CATCH_DIGITS = Categorical(name="digits", categories=("0", "1"), catch_all="other")
 DAY = Date(name="day", low=dt.date(1900, 1, 1), high=dt.date(9999, 12, 31), missing=("",))
 TIME = Datetime(name="time", low=dt.datetime(2020, 1, 1), high=dt.datetime(2020, 1, 2), resolution=60, missing=("",))
 
@@ -87,9 +90,9 @@ def test_booleans() -> None:
 
 
 def test_typed_booleans_need_no_texts() -> None:
-    letters = Boolean(name="flag", true=("Y",), false=("N",), missing=("",), invalid="missing")
-    assert codes(letters, True, False, None, dtype="boolean") == [1, 0, 2]
-    assert codes(letters, "y", "N", "") == [1, 0, 2]
+    assert codes(LETTERS, True, False, None, dtype="boolean") == [1, 0, 2]
+    assert codes(LETTERS, "y", "N", "") == [1, 0, 2]
+    assert codes(LETTERS, True, "n", "x") == [1, 0, 2]
 
 
 def test_dates_far_beyond_nanoseconds() -> None:
@@ -135,6 +138,22 @@ def test_an_added_row_changes_no_other_code() -> None:
     base, more = pd.Series(["1", "2", "3"]), pd.Series(["1", "2", "3", "99999999"])
     assert parse(AGE, more)[0][:3].tolist() == parse(AGE, base)[0].tolist()
     assert parse(COLOUR, pd.Series(["red", SENTINEL]))[0].tolist() == [0, INVALID]
+
+
+EXTRAS = [0.5, math.inf, 1e300, "x", None, True, 2**70, dt.date(1990, 1, 1), pd.Timestamp("1990-01-01"), "1"]
+BASES = [[1.0, 0.0], [1, 0], ["1", "0"], [True, False], [dt.date(2000, 1, 1)] * 2, ["2000-01-01"] * 2]
+BASES += [[pd.Timestamp("2000-01-01")] * 2, [1, True], [0.0, False]]
+
+
+@pytest.mark.parametrize("extra", EXTRAS, ids=repr)
+@pytest.mark.parametrize("column", [FLAG, LETTERS, CATCH_DIGITS, DAY, TIME, PAY], ids=lambda c: c.name)
+def test_no_row_changes_another_rows_code(column: Column, extra: object) -> None:
+    """Trap A2: one odd row may change the column's type, never the other rows' codes (sensitivity would be n)."""
+    for base in BASES:
+        for dtype in (None, object):
+            alone = encode(column, pd.Series(base, dtype=dtype)).tolist()
+            assert encode(column, pd.Series([*base, extra], dtype=dtype)).tolist()[:2] == alone
+            assert encode(column, pd.Series([extra, *base], dtype=dtype)).tolist()[1:] == alone
 
 
 def test_identifiers_are_made_up() -> None:

@@ -167,7 +167,9 @@ def test_noise_grows_with_what_one_unit_may_contribute() -> None:
 def test_choices_are_noised_for_every_row_one_unit_may_contribute(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trap A17: one person moves a score by up to k rows, so the noise of a choice is told k rows."""
     told: list[int] = []
-    monkeypatch.setattr("tabveil.mechanisms.noisy_argmax", lambda scores, sensitivity, event: told.append(sensitivity) or 0)
+    monkeypatch.setattr(
+        "tabveil.mechanisms.noisy_argmax", lambda scores, sensitivity, event: told.append(sensitivity) or 0
+    )
     contest = Contest((AXES,), (np.zeros((2, 3)),), np.zeros(1))
     for frame, schema in ((table([("x", 0)]), ROW_SCHEMA), (table([("x", 0)]).assign(person="p"), UNIT_SCHEMA)):
         charged(frame, [Spend("c", ExponentialMechanismDpEvent(0.1))], schema).choose(contest, [0], label="c")
@@ -188,7 +190,9 @@ def test_no_noise_can_be_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
         "OpenDP's Gaussian": lambda: gaussian_noise(OPENDP_CELLS, DiscreteGaussianDpEvent(20.0)),
         "the vectorised Gaussian": lambda: gaussian_noise(OPENDP_CELLS + 1, DiscreteGaussianDpEvent(20.0)),
         "Laplace": lambda: laplace_noise(300, DiscreteLaplaceDpEvent(20.0)),
-        "choices": lambda: [noisy_argmax(np.zeros(2, np.int64), 1, ExponentialMechanismDpEvent(1.0)) for _ in range(60)],
+        "choices": lambda: [
+            noisy_argmax(np.zeros(2, np.int64), 1, ExponentialMechanismDpEvent(1.0)) for _ in range(60)
+        ],
         "kept rows": lambda: bounded_contributions(np.repeat(np.arange(200), 9).astype(object), 4),
     }
     for what, draw in draws.items():

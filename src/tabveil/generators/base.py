@@ -8,6 +8,7 @@ removing one unit.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import io
 import json
@@ -28,7 +29,7 @@ from tabveil import accounting
 from tabveil.accounting import Spend
 from tabveil.columns import Identifier
 from tabveil.encoding import Codes, decode, name_rows
-from tabveil.errors import DataError, LedgerError, UsageError
+from tabveil.errors import DataError, LedgerError, MissingDependencyError, TabveilError, UsageError
 from tabveil.generators import generators
 from tabveil.ledger import Ledger, Receipt
 from tabveil.mechanisms import PrivateRows, noise_is_seeded
@@ -328,9 +329,16 @@ class Generator(ABC):
             "statement": self.statement.to_dict(),
             "state": state,
         }
-        target = Path(folder)
-        write_bytes(target / "arrays.npz", _npz(arrays))
+        target, packed = Path(folder), _npz(arrays)
+        model["sha256"] = _seal(model, packed)
+        write_bytes(target / "arrays.npz", packed)
         write_text(target / "model.json", json.dumps(model, ensure_ascii=False, indent=1, allow_nan=False))
+
+
+def _seal(model: Mapping[str, Any], packed: bytes) -> str:
+    """SHA-256 of a model's two files, so that a flipped byte is found before anything is sampled."""
+    text = json.dumps(model, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode() + packed).hexdigest()
 
 
 def _npz(arrays: Arrays) -> bytes:
@@ -381,17 +389,28 @@ def load(folder: str | Path) -> Generator:
     """The fitted generator saved in `folder`; runs no code from it.
 
     Raises:
-      DataError: the folder holds no model, or one of a newer format.
+      DataError: the folder holds no model, one of a newer format, or one that was changed since it was saved.
+      MissingDependencyError: the generator needs a package that is not installed.
     """
     source = Path(folder)
     try:
-        model = json.loads((source / "model.json").read_text(encoding="utf-8"))
-        with np.load(source / "arrays.npz", allow_pickle=False) as stored:
-            arrays = {k: stored[k] for k in stored.files}
-    except (OSError, ValueError) as error:
+        return _loaded(source)
+    except (MissingDependencyError, DataError):
+        raise
+    except (TabveilError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise DataError(f"{source.name!r} holds no tabveil model that can be read.") from error
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{source.name!r} holds a model whose arrays cannot be read.") from error
+
+
+def _loaded(source: Path) -> Generator:
+    model, packed = json.loads((source / "model.json").read_bytes()), (source / "arrays.npz").read_bytes()
     if model.get("tabveil_model") != FORMAT:
         raise DataError(f"{source.name!r} holds a model of another format; this version reads format {FORMAT}.")
+    if model.pop("sha256", None) != _seal(model, packed):
+        raise DataError(f"{source.name!r} holds a model whose files were changed since it was saved.")
+    with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
+        arrays = {k: stored[k] for k in stored.files}
     made = create(model["generator"], epsilon=float(model["epsilon"]), delta=model["delta"], **model["options"])
     made._schema = Schema.from_dict(model["schema"])
     made._statement = PrivacyStatement.from_dict(model["statement"])
