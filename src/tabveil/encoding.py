@@ -13,6 +13,9 @@ counts.
 from __future__ import annotations
 
 import datetime as dt
+import decimal
+import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, singledispatch
@@ -96,8 +99,8 @@ def _missing(column: Column, values: pd.Series) -> NDArray[np.bool_]:
     return null
 
 
-def _texts(values: pd.Series) -> pd.Series:
-    """Values as text, each by itself."""
+def texts_of(values: pd.Series) -> pd.Series:
+    """Values as text, each by itself: 1 and 1.0 are both "1". Missing cells stay missing."""
     texts = values.dtype == object and pd.api.types.infer_dtype(values, skipna=True) == "string"
     return values if texts else _each(values, _text)
 
@@ -133,7 +136,7 @@ def _codes(column: Column, values: pd.Series) -> Codes:
 @_codes.register
 def _(column: Categorical, values: pd.Series) -> Codes:
     index = pd.Index(column.labels, dtype=object)
-    return np.asarray(index.get_indexer(pd.Index(_texts(values), dtype=object)), dtype=np.int64)
+    return np.asarray(index.get_indexer(pd.Index(texts_of(values), dtype=object)), dtype=np.int64)
 
 
 @_codes.register
@@ -172,10 +175,39 @@ def _(column: Datetime, values: pd.Series) -> Codes:
 
 
 def _numbers(values: pd.Series) -> Floats:
-    if not pd.api.types.is_numeric_dtype(values.dtype):
-        values = values.astype(object)  # a column of dates would turn into numbers, a date among others would not
-    numbers = pd.to_numeric(values, errors="coerce")
-    return np.asarray(numbers.to_numpy(dtype=np.float64, na_value=np.nan))
+    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_complex_dtype(values.dtype):
+        return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
+    return _by_type(values, _numbers_of_texts, _number)
+
+
+def _numbers_of_texts(texts: pd.Series) -> Floats:
+    return np.asarray(pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _number(value: object) -> float:
+    """A number's value, infinite beyond the range of a double; NaN for what is no number."""
+    if not isinstance(value, numbers.Real | decimal.Decimal | np.bool_):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _by_type(values: pd.Series, of_texts: Callable[[pd.Series], Floats], of_other: Callable[[Any], float]) -> Floats:
+    """Texts together, anything else cell by cell, missing cells NaN: no type is inferred from other rows (trap A2)."""
+    cells = values.astype(object)
+    found = np.full(len(cells), np.nan)
+    missing = np.asarray(cells.isna(), dtype=bool)
+    if pd.api.types.infer_dtype(cells, skipna=True) in ("string", "empty"):
+        text = ~missing
+    else:
+        text = np.fromiter((isinstance(v, str) for v in cells), dtype=bool, count=len(cells))
+    if text.any():
+        found[text] = of_texts(cells[text])
+    other = ~text & ~missing
+    found[other] = [of_other(v) for v in cells[other]]
+    return found
 
 
 def _to_grid(column: Grid, steps: Floats) -> Codes:
@@ -197,31 +229,35 @@ def _seconds(values: pd.Series, pattern: str) -> Floats:
     """Seconds since 1970, NaN where `values` holds no date; years 1 to 9999, which nanoseconds would not hold."""
     if pd.api.types.is_datetime64_any_dtype(values.dtype):
         zoned = getattr(values.dt, "tz", None) is not None
-        stamps = (values.dt.tz_convert(None) if zoned else values).to_numpy().astype("datetime64[s]")
-    else:
-        stamps = _parse_stamps(values, pattern)
-    return np.where(np.isnat(stamps), np.nan, stamps.astype(np.int64).astype(np.float64))
+        return _since_1970((values.dt.tz_convert(None) if zoned else values).to_numpy())
+    return _by_type(values, lambda texts: _seconds_of_texts(texts, pattern), _moment)
 
 
-def _parse_stamps(values: pd.Series, pattern: str) -> NDArray[np.datetime64]:
-    if values.dtype == object and pd.api.types.infer_dtype(values, skipna=True) not in ("string", "empty"):
-        values = values.map(lambda v: _stamp_text(v, pattern), na_action="ignore")
-    array = pa.array(values, from_pandas=True)
-    if pa.types.is_null(array.type):
-        return np.full(len(values), np.datetime64("NaT", "s"))
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        if "%f" in pattern:
-            return np.asarray(pd.to_datetime(values, format=pattern, errors="coerce"), dtype="datetime64[s]")
-        array = pc.strptime(array, format=pattern, unit="s", error_is_null=True)
-    elif not pa.types.is_temporal(array.type):
-        return np.full(len(values), np.datetime64("NaT", "s"))
-    stamps = array.cast(pa.timestamp("s"), safe=False).to_numpy(zero_copy_only=False)
-    return np.asarray(stamps, dtype="datetime64[s]")
+def _since_1970(stamps: NDArray[Any]) -> Floats:
+    seconds = stamps.astype("datetime64[s]")
+    return np.where(np.isnat(seconds), np.nan, seconds.astype(np.int64).astype(np.float64))
 
 
-def _stamp_text(value: object, pattern: str) -> str:
-    """A cell of a column of mixed types as text, by itself: what another row holds changes nothing (trap A2)."""
-    return value.strftime(pattern) if isinstance(value, dt.date) else str(value)
+def _seconds_of_texts(texts: pd.Series, pattern: str) -> Floats:
+    if "%f" in pattern:
+        return _since_1970(np.asarray(pd.to_datetime(texts, format=pattern, errors="coerce"), dtype="datetime64[s]"))
+    try:
+        array = pa.array(texts, type=pa.large_string())
+    except UnicodeError:  # half a character: such a cell is no date, and its text must not end up in an error
+        array = pa.array([t.encode(errors="replace").decode() for t in texts], type=pa.large_string())
+    parsed = pc.strptime(array, format=pattern, unit="s", error_is_null=True)
+    return _since_1970(parsed.to_numpy(zero_copy_only=False))
+
+
+def _moment(value: object) -> float:
+    """Seconds since 1970 of one date or point in time (in UTC, where it has a zone); NaN for anything else."""
+    if isinstance(value, dt.datetime) and value.tzinfo is not None:
+        value = value.astimezone(dt.UTC).replace(tzinfo=None)
+    if isinstance(value, dt.date):
+        return float(np.datetime64(value.isoformat()).astype("datetime64[s]").astype(np.int64))
+    if isinstance(value, np.datetime64):
+        return float(value.astype("datetime64[s]").astype(np.int64))
+    return math.nan
 
 
 @singledispatch

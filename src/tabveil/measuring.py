@@ -6,8 +6,6 @@ into the internal edition only; the release edition is drawn from the synthetic 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +13,9 @@ from typing import Any
 import pandas as pd
 
 from tabveil import metrics
+from tabveil.audit import audit as attack
+from tabveil.audit import notes as audit_notes
+from tabveil.audit.base import AuditInput
 from tabveil.metrics.base import MetricInput
 from tabveil.metrics.marginals import charts
 from tabveil.records import Finding, MarginalChart, PrivacyStatement, Provenance, Score
@@ -61,7 +62,7 @@ class Facts:
             findings=findings,
             charts=drawn,
             edition=edition,
-            notes=() if data is None else metrics.notes(data),
+            notes=() if data is None else _notes(data),
         )
         return Report(document)
 
@@ -79,12 +80,15 @@ def scores(data: MetricInput, names: Sequence[str] | None = None) -> tuple[Score
 
 
 def findings(data: MetricInput) -> tuple[Finding, ...]:
-    """What the attacks find, where this version has any and there are people who were not in the table."""
-    if data.holdout is None or importlib.util.find_spec("tabveil.audit") is None:
-        return ()
-    attack = importlib.import_module("tabveil.audit").audit
+    """What attacks on the synthetic table get; none without a holdout. INTERNAL."""
     tables = {"train": data.train, "holdout": data.holdout, "schema": data.schema}
-    return tuple(attack(data.synthetic, **tables, random_state=data.random_state))
+    return attack(data.synthetic, **tables, random_state=data.random_state)
+
+
+def _notes(data: MetricInput) -> tuple[str, ...]:
+    """Why a metric or an attack has nothing to show."""
+    attacked = AuditInput(data.synthetic, data.train, data.holdout, data.schema, data.random_state)
+    return (*metrics.notes(data), *audit_notes(attacked))
 
 
 def frame_of(table: Any) -> pd.DataFrame:

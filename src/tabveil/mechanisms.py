@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent
 from tabveil.columns import Column
-from tabveil.encoding import Axis, Codes, Floats, encode, size
+from tabveil.encoding import Axis, Codes, Floats, encode, size, texts_of
 from tabveil.errors import UnchargedError
 from tabveil.ledger import Receipt
 from tabveil.samplers import MAX_SIGMA, MIN_SIGMA, Words, discrete_gaussian, system_bits
@@ -39,6 +39,9 @@ dp.enable_features("contrib")
 
 FIXED_POINT = 2**16
 """Scores are whole numbers of 1/FIXED_POINT rows, so that their sensitivity is exact."""
+
+MOST_EXPECTED = 2.0**44
+"""Expected counts are cut here, in all cells together: beyond it whole numbers of 64 bits would run over."""
 
 OPENDP_CELLS = 512
 """Vectors longer than this are drawn by `samplers`, which takes a tenth of OpenDP's time per cell."""
@@ -75,18 +78,22 @@ def gaussian_noise(cells: int, event: DiscreteGaussianDpEvent) -> NDArray[np.int
     if vectorised or (noise_is_seeded() and MIN_SIGMA <= event.sigma <= MAX_SIGMA):
         return discrete_gaussian(cells, event.sigma, _bits)
     space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")
-    return _added(dp.m.make_gaussian(*space, scale=float(event.sigma)), cells, event.sensitivity)
+    price = event.sensitivity**2 / (2 * event.sigma**2)
+    return _added(dp.m.make_gaussian(*space, scale=float(event.sigma)), cells, (event.sensitivity, price))
 
 
 def laplace_noise(cells: int, event: DiscreteLaplaceDpEvent) -> NDArray[np.int64]:
     """Discrete Laplace noise of `event.scale` for `cells` cells, from OpenDP."""
     space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l1_distance(T="i64")
-    return _added(dp.m.make_laplace(*space, scale=float(event.scale)), cells, event.sensitivity)
+    price = event.sensitivity / event.scale
+    return _added(dp.m.make_laplace(*space, scale=float(event.scale)), cells, (event.sensitivity, price))
 
 
-def _added(measurement: dp.Measurement, cells: int, sensitivity: int) -> NDArray[np.int64]:
-    if not math.isfinite(_price(measurement, sensitivity)):
-        raise UnchargedError("The noise library puts no finite price on this query.")
+def _added(measurement: dp.Measurement, cells: int, charged: tuple[int, float]) -> NDArray[np.int64]:
+    """Noise for `cells` cells, once OpenDP's own price at the charged sensitivity is at most the charged one."""
+    sensitivity, price = charged
+    if not _price(measurement, sensitivity) <= price * (1 + 1e-9):
+        raise UnchargedError("The noise library's price for these counts is above what was charged.")
     return np.asarray(measurement([0] * cells), dtype=np.int64)
 
 
@@ -208,12 +215,12 @@ class PrivateRows:
         if id(contest) not in self._scores:
             estimates = zip(contest.candidates, contest.estimates, strict=True)
             raw = [self._distance(axes, estimate) for axes, estimate in estimates]
-            fixed = np.rint(contest.handicaps * FIXED_POINT).astype(np.int64)
+            fixed = _fixed_point(contest.handicaps)
             self._scores[id(contest)] = contest, np.asarray(raw, dtype=np.int64) - fixed
         return self._scores[id(contest)][1]
 
     def _distance(self, axes: Sequence[Axis], estimate: Floats) -> int:
-        return int(np.abs(self._count(axes) * FIXED_POINT - np.rint(estimate * FIXED_POINT).astype(np.int64)).sum())
+        return int(np.abs(self._count(axes) * FIXED_POINT - _fixed_point(estimate)).sum())
 
     def _count(self, axes: Sequence[Axis]) -> NDArray[np.int64]:
         """Exact counts; rows that fall into no cell of some axis are left out."""
@@ -254,12 +261,18 @@ class PrivateRows:
             for column in learned:
                 parts[column.name].append(_narrow(column, encode(column, chunk[column.name])))
             if unit:
-                units.append(chunk[unit].astype("string").to_numpy(dtype=object, na_value=""))
+                units.append(texts_of(chunk[unit]).fillna("").to_numpy(dtype=object))
         codes = {name: np.concatenate(p) if p else np.zeros(0, dtype=np.int64) for name, p in parts.items()}
         if unit and units:
             kept = bounded_contributions(np.concatenate(units), self._schema.contributions)
             codes = {name: c[kept] for name, c in codes.items()}
         return codes
+
+
+def _fixed_point(numbers: Floats) -> NDArray[np.int64]:
+    """Public numbers in units of 1/FIXED_POINT, bounded so that no sum of whole numbers can run over."""
+    bounded = np.clip(np.nan_to_num(numbers, nan=0.0), 0.0, MOST_EXPECTED / max(1, numbers.size))
+    return np.rint(bounded * FIXED_POINT).astype(np.int64)
 
 
 def bounded_contributions(units: NDArray[np.object_], most: int) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import decimal
 import math
 
 import numpy as np
@@ -154,6 +155,36 @@ def test_no_row_changes_another_rows_code(column: Column, extra: object) -> None
             alone = encode(column, pd.Series(base, dtype=dtype)).tolist()
             assert encode(column, pd.Series([*base, extra], dtype=dtype)).tolist()[:2] == alone
             assert encode(column, pd.Series([extra, *base], dtype=dtype)).tolist()[1:] == alone
+
+
+ODD_CELLS = [
+    *EXTRAS, "2000-01-01", "2020-01-01 05:00:00", "", "-1", "18446744073709551615", "1e400", "NaN", "\ud800", "🎈", 1, 0, 1.0,
+    -0.0, False, -1, 2**63, -(2**70), 10**400, float("-inf"), 1.5, 3 + 4j, decimal.Decimal("0.5"), dt.date(2020, 1, 1),
+    dt.datetime(2020, 1, 1, 3), dt.datetime(2020, 1, 1, 3, tzinfo=dt.UTC), pd.Timestamp("2020-01-01 05:00", tz="Asia/Tokyo"),
+    np.datetime64("2020-05-01"), np.int64(3), np.float32(0.5), np.bool_(True), pd.NaT, pd.NA, b"x", (1, 2), dt.timedelta(1),
+]  # fmt: skip
+TOTAL = [FLAG, LETTERS, CATCH, CATCH_DIGITS, GAPPY, DAY, TIME, PAY]  # columns that refuse nothing
+
+
+@pytest.mark.parametrize("column", TOTAL, ids=lambda c: c.name)
+def test_every_cell_is_encoded_by_itself(column: Column) -> None:
+    """Trap A2, for every pair of odd cells and for all together: the code of a cell alone is its code in company."""
+
+    def several(cells: list[object], dtype: object) -> list[int]:
+        return encode(column, pd.Series(cells, dtype=dtype)).tolist()
+
+    alone = [several([cell], object)[0] for cell in ODD_CELLS]
+    assert several(ODD_CELLS, object) == alone
+    for i, first in enumerate(ODD_CELLS):
+        for j, second in enumerate(ODD_CELLS):
+            assert several([first, second], object) == [alone[i], alone[j]], (i, j)
+    for dtype, cells in {
+        "float64": [1.0, 0.0, 0.5, math.inf], "Float64": [1.0, 0.0, 0.5, None], "int64": [1, 0, -1],
+        "bool": [True, False], "boolean": [True, None], "datetime64[s]": [pd.Timestamp("2020-01-01"), pd.NaT],
+        "datetime64[ns]": [pd.Timestamp("2020-01-01"), pd.Timestamp("2020-01-01 05:00")],
+        "string": ["1", "x", None], "category": ["1", "0", "x"],
+    }.items():  # fmt: skip
+        assert several(cells, dtype) == [several([c], dtype)[0] for c in cells], dtype
 
 
 def test_identifiers_are_made_up() -> None:

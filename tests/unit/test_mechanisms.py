@@ -108,6 +108,26 @@ def test_rows_without_a_person_count_as_one_person() -> None:
     assert exact(frame, UNIT_SCHEMA).counts(AXES, label="any").sum() == 3
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 6])
+def test_a_person_is_the_same_in_every_type_and_chunk(chunk: int) -> None:
+    """Trap A17: 1, 1.0 and "1" name one person, whatever the types of the rows around them."""
+    cells: list[list[object]] = [
+        [1, 1, 1.0, 1.0, "1", "1"],
+        [pd.Timestamp("2020-01-01")] * 5 + [pd.Timestamp("2020-01-02 05:00")],
+    ]
+    for people, kept in zip(cells, (2, 3), strict=True):
+        frame = pd.DataFrame({"person": pd.Series(people, dtype=object), "a": ["x"] * 6, "b": [0] * 6})
+        for typed in (frame, frame.infer_objects()):
+            rows = PrivateRows(open_table(typed, chunk_rows=chunk), UNIT_SCHEMA, Receipt.uncharged())
+            assert rows.counts(AXES, label="any").sum() == kept
+
+
+def test_scores_cannot_run_over() -> None:
+    contest = Contest((AXES,), (np.full((2, 3), 1e300),), np.array([np.inf]))
+    one, two = exact(table([("x", 0)])), exact(table([("x", 0), ("x", 0)]))
+    assert abs(int(one._score(contest)[0]) - int(two._score(contest)[0])) <= FIXED_POINT
+
+
 def test_kept_rows_are_chosen_evenly_and_afresh() -> None:
     """alpha = 1e-9, n = 20,000 choices of 2 of 5 rows; a row 10 % too likely is rejected."""
     units = np.repeat(np.arange(20_000), 5).astype(object)

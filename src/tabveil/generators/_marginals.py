@@ -75,7 +75,7 @@ def _zero_concentrated(part: Part, rho: float, contributions: int) -> DpEvent:
     if part.choice:
         return ExponentialMechanismDpEvent(math.sqrt(8 * rho))
     sigma = contributions / math.sqrt(2 * rho)
-    drawn_exactly = representable(sigma) if MIN_SIGMA <= sigma <= MAX_SIGMA / 2 else sigma
+    drawn_exactly = representable(sigma) if MIN_SIGMA <= sigma <= MAX_SIGMA else sigma
     return DiscreteGaussianDpEvent(drawn_exactly, contributions)
 
 

@@ -29,7 +29,7 @@ from tabveil import accounting
 from tabveil.accounting import Spend
 from tabveil.columns import Identifier
 from tabveil.encoding import Codes, decode, name_rows
-from tabveil.errors import DataError, LedgerError, MissingDependencyError, TabveilError, UsageError
+from tabveil.errors import DataError, LedgerError, MissingDependencyError, StorageError, TabveilError, UsageError
 from tabveil.generators import generators
 from tabveil.ledger import Ledger, Receipt
 from tabveil.mechanisms import PrivateRows, noise_is_seeded
@@ -245,6 +245,8 @@ class Generator(ABC):
 
     def _pay(self, plan: Plan, ledger: Ledger | None, dataset: str | None) -> Receipt:
         if not plan.private:
+            if ledger is not None and dataset is None:
+                raise LedgerError("Give dataset= with ledger=, so that a run without privacy is recorded.")
             if ledger is not None and dataset is not None:
                 ledger.record(dataset, label=f"{plan.generator}, not private")
             return Receipt.uncharged()
@@ -329,10 +331,19 @@ class Generator(ABC):
             "statement": self.statement.to_dict(),
             "state": state,
         }
-        target, packed = Path(folder), _npz(arrays)
+        target, packed = new_or_old_folder(folder), _npz(arrays)
         model["sha256"] = _seal(model, packed)
         write_bytes(target / "arrays.npz", packed)
         write_text(target / "model.json", json.dumps(model, ensure_ascii=False, indent=1, allow_nan=False))
+
+
+def new_or_old_folder(folder: str | Path) -> Path:
+    """`folder`, made where it is missing; StorageError where it cannot be."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"The folder {str(folder)!r} cannot be made.") from error
+    return Path(folder)
 
 
 def _seal(model: Mapping[str, Any], packed: bytes) -> str:
@@ -356,6 +367,9 @@ def outside(schema: Schema) -> tuple[str, ...]:
     sentences = ["The schema (bounds, categories, resolutions) is public knowledge that a person vouches for."]
     if schema.public_rows is not None:
         sentences.append(f"The row count {schema.public_rows} is declared public.")
+    sentences.append(
+        "How long a run took, and whether an earlier one was stopped, can be read from the ledger's times and entries."
+    )
     refusing = [c.name for c in schema.learned if c.invalid == "refuse"]
     if refusing:
         names = ", ".join(repr(n) for n in refusing)
