@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import fractions
 import math
 import numbers
 from collections.abc import Callable, Sequence
@@ -190,8 +191,8 @@ def _number(value: object) -> float:
         return math.nan
     try:
         return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
+    except OverflowError:  # only whole numbers and fractions are that large
+        return math.inf if isinstance(value, int | fractions.Fraction) and value > 0 else -math.inf
 
 
 def _by_type(values: pd.Series, of_texts: Callable[[pd.Series], Floats], of_other: Callable[[Any], float]) -> Floats:

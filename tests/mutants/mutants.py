@@ -207,6 +207,17 @@ _A2 = (
         "a cell value left the table",
     ),
     _m(
+        "a2-text-by-column",
+        "cells are turned into text by the type of their column, so that one row moves all others",
+        Edit(
+            "tabveil.encoding:texts_of",
+            "_each(values, _text)",
+            "values.map(_text if (values.dropna() % 1 == 0).all() else str)",
+        ),
+        Check(ENCODING, "test_a_fraction_moves_no_other_category"),
+        "== [1, 0, 2]",
+    ),
+    _m(
         "a2-draft-accepted",
         "a private fit takes categories and bounds that were proposed from rows",
         Edit("tabveil.schema:Schema.require_approved", "if self.draft:", "if False and self.draft:"),
@@ -522,8 +533,8 @@ _A16 = (
         "estimates are scaled to the exact row count before they are compared, as under replace-one: sensitivity 2",
         Edit(
             "tabveil.mechanisms:PrivateRows._distance",
-            "np.rint(estimate * FIXED_POINT)",
-            "np.rint(estimate / estimate.sum() * self._count(axes).sum() * FIXED_POINT)",
+            "_fixed_point(estimate)",
+            "_fixed_point(estimate / estimate.sum() * self._count(axes).sum())",
         ),
         _ONE_ROW,
         "worst_score <= FIXED_POINT",
@@ -681,11 +692,14 @@ _A17 = (
 _A18 = (
     _m(
         "a18-rho-as-sigma",
-        "rho is passed where sigma is expected",
-        Edit(
-            "tabveil.mechanisms:gaussian_noise",
-            "scale=float(event.sigma)",
-            "scale=event.sensitivity**2 / (2 * event.sigma**2)",
+        "rho is passed where sigma is expected, the guard taken out",
+        (
+            Edit(
+                "tabveil.mechanisms:gaussian_noise",
+                "scale=float(event.sigma)",
+                "scale=event.sensitivity**2 / (2 * event.sigma**2)",
+            ),
+            Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
         ),
         _LAW_SMALL,
         "p_value(draws, *law(sigma)) > ALPHA",
@@ -758,8 +772,11 @@ _A18 = (
     ),
     _m(
         "a18-ten-percent-less-opendp",
-        "noise 10 % too small from OpenDP",
-        Edit("tabveil.mechanisms:gaussian_noise", "scale=float(event.sigma)", "scale=0.9 * float(event.sigma)"),
+        "noise 10 % too small from OpenDP, the guard taken out",
+        (
+            Edit("tabveil.mechanisms:gaussian_noise", "scale=float(event.sigma)", "scale=0.9 * float(event.sigma)"),
+            Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
+        ),
         _LAW_SMALL,
         "p_value(draws, *law(sigma)) > ALPHA",
     ),
@@ -776,8 +793,11 @@ _A18 = (
     ),
     _m(
         "a18-ten-percent-less-laplace",
-        "Laplace noise 10 % too small",
-        Edit("tabveil.mechanisms:laplace_noise", "scale=float(event.scale)", "scale=0.9 * float(event.scale)"),
+        "Laplace noise 10 % too small, the guard taken out",
+        (
+            Edit("tabveil.mechanisms:laplace_noise", "scale=float(event.scale)", "scale=0.9 * float(event.scale)"),
+            Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
+        ),
         Check(MECHANISMS, "test_laplace_noise_has_its_law"),
         "> ALPHA) is expected",
     ),
@@ -797,8 +817,11 @@ _A18 = (
     ),
     _m(
         "a18-third-of-the-noise-end-to-end",
-        "a third of the charged noise, seen in thousands of releases of two neighbouring tables",
-        Edit("tabveil.mechanisms:laplace_noise", "scale=float(event.scale)", "scale=float(event.scale) / 3"),
+        "a third of the charged noise, the guard taken out, seen in thousands of releases of two neighbouring tables",
+        (
+            Edit("tabveil.mechanisms:laplace_noise", "scale=float(event.scale)", "scale=float(event.scale) / 3"),
+            Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
+        ),
         Check(RELEASE, "test_no_attacker_proves_more_than_is_claimed", ("laplace",)),
         "<= EPSILON",
     ),

@@ -155,7 +155,8 @@ def test_no_attacker_proves_more_than_is_claimed(kind: str) -> None:
 )
 def test_the_attacker_proves_it_where_a_third_of_the_noise_is_drawn(kind: str, fits: int, edit: Edit) -> None:
     """The attack has power: with a third of the charged noise it proves an epsilon above the claimed one."""
-    with planted(edit) as ran:
+    guard = Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float(")
+    with planted(edit, guard) as ran:
         (whole, _), (less, _) = (released(kind, ill, fits) for ill in (ILL, ILL - 1))
-    assert ran == {edit}
+    assert ran == {edit, guard}
     assert max(epsilon_bound(whole, less, DELTAS[kind], t) for t in THRESHOLDS) > EPSILON

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import math
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -157,11 +158,19 @@ def test_no_row_changes_another_rows_code(column: Column, extra: object) -> None
             assert encode(column, pd.Series([extra, *base], dtype=dtype)).tolist()[1:] == alone
 
 
+def test_a_fraction_moves_no_other_category() -> None:
+    """Trap A2, as it once was here: one 0.5 made a text of every number in its column, 1.0 instead of 1."""
+    assert codes(CATCH_DIGITS, 1.0, 0.0, dtype="float64") == [1, 0]
+    assert codes(CATCH_DIGITS, 1.0, 0.0, 0.5, dtype="float64") == [1, 0, 2]
+
+
 ODD_CELLS = [
-    *EXTRAS, "2000-01-01", "2020-01-01 05:00:00", "", "-1", "18446744073709551615", "1e400", "NaN", "\ud800", "🎈", 1, 0, 1.0,
-    -0.0, False, -1, 2**63, -(2**70), 10**400, float("-inf"), 1.5, 3 + 4j, decimal.Decimal("0.5"), dt.date(2020, 1, 1),
-    dt.datetime(2020, 1, 1, 3), dt.datetime(2020, 1, 1, 3, tzinfo=dt.UTC), pd.Timestamp("2020-01-01 05:00", tz="Asia/Tokyo"),
-    np.datetime64("2020-05-01"), np.int64(3), np.float32(0.5), np.bool_(True), pd.NaT, pd.NA, b"x", (1, 2), dt.timedelta(1),
+    *EXTRAS, "2000-01-01", "2020-01-01 05:00:00", "", "-1", "18446744073709551615", "1e400", "NaN", "\ud800", "🎈",
+    1, 0, 1.0, -0.0, False, -1, 2**63, -(2**70), 10**400, float("-inf"), 1.5, 3 + 4j, decimal.Decimal("0.5"),
+    dt.date(2020, 1, 1), dt.datetime(2020, 1, 1, 3), dt.datetime(2020, 1, 1, 3, tzinfo=dt.UTC),
+    pd.Timestamp("2020-01-01 05:00", tz="Asia/Tokyo"),
+    np.datetime64("2020-05-01"), np.int64(3), np.float32(0.5), np.bool_(True), pd.NaT, pd.NA, b"x", (1, 2),
+    dt.timedelta(1), Fraction(10**400, 3),
 ]  # fmt: skip
 TOTAL = [FLAG, LETTERS, CATCH, CATCH_DIGITS, GAPPY, DAY, TIME, PAY]  # columns that refuse nothing
 
