@@ -358,7 +358,8 @@ def _npz(arrays: Arrays) -> bytes:
         for name, array in arrays.items():
             part = io.BytesIO()
             np.lib.format.write_array(part, np.ascontiguousarray(array), allow_pickle=False)
-            archive.writestr(f"{name}.npy", part.getvalue())
+            entry = zipfile.ZipInfo(f"{name}.npy")  # without the time of day: the same model gives the same bytes
+            archive.writestr(entry, part.getvalue(), zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 
