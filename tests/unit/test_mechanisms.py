@@ -129,8 +129,8 @@ def test_scores_cannot_run_over() -> None:
 
 
 def test_kept_rows_are_chosen_evenly_and_afresh() -> None:
-    """alpha = 1e-9, n = 20,000 choices of 2 of 5 rows; a row 10 % too likely is rejected."""
-    units = np.repeat(np.arange(20_000), 5).astype(object)
+    """alpha = 1e-9, n = 60,000 choices of 2 of 5 rows; a row 10 % too likely is rejected."""
+    units = np.repeat(np.arange(60_000), 5).astype(object)
     kept = bounded_contributions(units, 2)
     assert (np.bincount(kept // 5) == 2).all()
     counts = np.bincount(kept % 5)
