@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/mst_budget.py --data ../shared/data [--fits 3] [--epsilon 1]
 
-One line per variant and table: mean 3-way total variation distance to train, the target's gradient-boosting score (AUC, R2), and
-how far column means and standard deviations stray (in real standard deviations, in logarithms). The defaults are the line
-"as shipped".
+One line per variant and table: mean 3-way total variation distance to train, the target's gradient-boosting score (AUC,
+R2), and how far column means and standard deviations stray (in real standard deviations, in logarithms). The defaults are
+the line "as shipped".
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def main() -> None:
     tables = {name: load(name, arguments.data) for name in TABLES}
     for variant, (in_domains, in_mst, options) in VARIANTS.items():
         for name, table in tables.items():
-            with mock.patch.multiple(domains, **in_domains), mock.patch.multiple(mst, **in_mst):
+            with mock.patch.dict(vars(domains), in_domains), mock.patch.dict(vars(mst), in_mst):
                 results = [measure(table, arguments.epsilon, options) for _ in range(arguments.fits)]
             cells = " | ".join(f"{statistics.mean(column):.3f}" for column in zip(*results, strict=True))
             print(f"| {variant} | {name} | {cells} |", flush=True)
