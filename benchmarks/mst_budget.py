@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/mst_budget.py --data ../shared/data [--fits 3] [--epsilon 1]
 
-One line per variant and table: mean 3-way total variation distance to train, the target's gradient-boosting score (AUC,
-R2), and how far column means and standard deviations stray (in real standard deviations, in logarithms). The defaults are
-the line "as shipped".
+One line per variant and table: mean 3-way total variation distance to train, the target's gradient-boosting score
+(AUC, R2), and how far column means and standard deviations stray (in real standard deviations, in logarithms). The
+defaults are the line "as shipped".
 """
 
 from __future__ import annotations
