@@ -383,10 +383,10 @@ def test_public_rows_are_the_default_and_else_an_estimate(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_random_state_repeats_samples(name: str) -> None:
-    made = fitted(name, random_state=3)
+    made = fitted(name, random_state=3, epsilon=1e6)  # at epsilon 1 the noise may leave one value of each column
     pd.testing.assert_frame_equal(made.sample(200), made.sample(200, random_state=3))
     assert not made.sample(200).equals(made.sample(200, random_state=4))
-    free = fitted(name)
+    free = fitted(name, epsilon=1e6)
     assert not free.sample(200).equals(free.sample(200))
 
 
