@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tabveil._cli_output import answer, columns, new_app
+from tabveil.records import rounded_up
 
 if TYPE_CHECKING:
     from tabveil.ledger import Ledger
@@ -100,8 +101,8 @@ def _text(account: dict[str, Any]) -> str:
         head = f"{account['dataset']}: no account was opened; only runs that promise nothing are on record"
     else:
         head = (
-            f"{account['dataset']}: epsilon {account['spent']:.6g} of {account['epsilon']:g} is spent, at delta "
-            f"{account['delta']:g}, for each {account['unit']}"
+            f"{account['dataset']}: epsilon {rounded_up(account['spent'])} of {account['epsilon']:g} is spent, at "
+            f"delta {account['delta']:g}, for each {account['unit']}"
         )
     rows = [(c["time"], c["state"], f"{c['label']} ({c['events']} events)") for c in account["charges"]]
     rows += [(n["time"], "not private", n["label"]) for n in account["not_private"]]

@@ -31,7 +31,7 @@ from tabveil.encoding import Codes, Floats, decode, parse
 from tabveil.errors import DataError, LedgerError, SchemaError, TabveilError, UsageError, VerificationError
 from tabveil.generators.base import load
 from tabveil.ledger import Ledger
-from tabveil.records import PrivacyStatement
+from tabveil.records import PrivacyStatement, rounded_up
 from tabveil.release import FORMAT, MANIFEST, STAMP_FILE, Manifest, files_of, hash_of
 from tabveil.report.document import Report
 from tabveil.schema import Schema
@@ -224,7 +224,8 @@ def _check_epsilon(manifest: Manifest, statement: PrivacyStatement) -> str:
         raise VerificationError(
             f"The events of the statement cost epsilon {recomputed:.9g}, more than the stated {statement.epsilon:.9g}."
         )
-    return f"epsilon {statement.epsilon:.6g} at delta {statement.delta:.6g} follows from {len(spends)} events"
+    bound = f"epsilon {rounded_up(statement.epsilon)} at delta {rounded_up(statement.delta)}"
+    return f"{bound} follows from {len(spends)} events"
 
 
 def _check_stamp(folder: Path, manifest: Manifest) -> str:
