@@ -36,7 +36,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import ROUND_CEILING, Context, Decimal
 from fractions import Fraction
 from typing import Any, Literal, Self
 
@@ -45,7 +44,7 @@ from tabveil._accounting_curves import Bound, best_order, line_total, pure_total
 from tabveil._accounting_events import Leaves, line_of
 from tabveil.accounting import Spend, event_of, float_down, float_up, leaves
 from tabveil.errors import UsageError, VerificationError
-from tabveil.records import RELATION
+from tabveil.records import RELATION, rounded_up
 
 UNIT = 10**40
 """Costs are whole numbers of 1/UNIT."""
@@ -93,13 +92,6 @@ def added(amounts: Iterable[Costs]) -> Costs:
             sofar = total.get(name, 0)
             total[name] = None if units is None or sofar is None else sofar + units
     return total
-
-
-def shown(value: float) -> str:
-    """`value` rounded up to six significant digits, so that what is spent is never understated."""
-    if not math.isfinite(value):
-        return "inf"
-    return format(Context(prec=6, rounding=ROUND_CEILING).create_decimal(Decimal(value)).normalize(), "g")
 
 
 # -------------------------------------------------------------------------------------------------------------- filters
@@ -327,8 +319,8 @@ def refusal(cap: Cap, spends: Sequence[Spend], charges: Sequence[Sequence[Spend]
     asks = accounting.epsilon(event_of(spends), cap.delta)
     spent = bookkeeping(cap, charges).epsilon
     return (
-        f"The account {names[0]!r} cannot pay for {names[1]!r}: it asks for epsilon {shown(asks)}, and {shown(spent)} "
-        f"of {cap.epsilon:g} is spent or reserved (delta {cap.delta:g}); the two do not fit under the cap together."
+        f"The account {names[0]!r} cannot pay for {names[1]!r}: it asks for epsilon {rounded_up(asks)}, and "
+        f"{rounded_up(spent)} of {cap.epsilon:g} is spent or reserved (delta {cap.delta:g}); the two do not fit under the cap together."
     )
 
 

@@ -256,7 +256,7 @@ def test_no_file_names_a_machine_or_a_package_index() -> None:
 def test_the_word_lists_above_catch_what_they_are_for() -> None:
     assert MACHINE_PATH.search("see " + "/home" + "/someone")
     assert not MACHINE_PATH.search("src" + "/work" + "/x")
-    assert PACKAGE_INDEX.search("--extra-" + "index-url x")
+    assert PACKAGE_INDEX.search("-".join(["", "", "extra", "index", "url"]))
 
 
 def tree(path: Path) -> ast.Module:
