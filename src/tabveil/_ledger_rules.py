@@ -320,7 +320,8 @@ def refusal(cap: Cap, spends: Sequence[Spend], charges: Sequence[Sequence[Spend]
     spent = bookkeeping(cap, charges).epsilon
     return (
         f"The account {names[0]!r} cannot pay for {names[1]!r}: it asks for epsilon {rounded_up(asks)}, and "
-        f"{rounded_up(spent)} of {cap.epsilon:g} is spent or reserved (delta {cap.delta:g}); the two do not fit under the cap together."
+        f"{rounded_up(spent)} of {cap.epsilon:g} is spent or reserved (delta {cap.delta:g}); the two do not fit under "
+        "the cap together."
     )
 
 
