@@ -1,4 +1,4 @@
-"""What the marginal generators share: dividing a budget among charged queries, and saving axes.
+"""What the marginal generators share: dividing a budget among charged queries, and the fitted model they sample from.
 
 Privacy: `divide` turns (epsilon, delta) into noise levels from the schema alone, and the ledger charges exactly these
 events. Everything else is post-processing.
@@ -18,12 +18,11 @@ from tabveil import accounting
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent, Spend
 from tabveil.columns import Column
 from tabveil.domains import brief, level_label, levels
-from tabveil.encoding import Axis
+from tabveil.encoding import Axis, Codes
+from tabveil.generators.base import Arrays, Generator, Progress
 from tabveil.graphical_model import GraphicalModel, JunctionTree
 from tabveil.samplers import MAX_SIGMA, MIN_SIGMA, representable
 from tabveil.schema import Schema
-
-Arrays = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,47 @@ def refining_noise(schema: Schema, spends: Sequence[Spend]) -> float:
 def one_way_label(column: Column) -> str:
     """Label of a column's final one-way marginal."""
     return f"counts of {brief(column)}"
+
+
+class MarginalGenerator(Generator):
+    """A generator whose fitted state is one axis per learned column and a graphical model over their cells.
+
+    A subclass's `_learn` sets `_axes` and `_model`; sampling, saving and the default row count are here.
+    """
+
+    def __init__(
+        self,
+        *,
+        epsilon: float,
+        delta: float | None = None,
+        random_state: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        super().__init__(epsilon=epsilon, delta=delta, random_state=random_state, progress=progress)
+        self._axes: list[Axis] = []
+        self._model: GraphicalModel | None = None
+
+    def _draw(self, rows: int, rng: np.random.Generator) -> Mapping[str, Codes]:
+        cells = self._fitted_model.sample(rows, rng)
+        return {a.column.name: a.draw(cells[:, i], rng) for i, a in enumerate(self._axes)}
+
+    @property
+    def _fitted_model(self) -> GraphicalModel:
+        if self._model is None:
+            self.schema  # noqa: B018  (raises: not fitted)
+            raise TypeError("fitted without a model")
+        return self._model
+
+    def _default_rows(self) -> int:
+        return round(self._fitted_model.total)
+
+    def _state(self) -> tuple[Arrays, dict[str, Any]]:
+        arrays, state = pack_model(self._fitted_model)
+        return {**pack_axes(self._axes), **arrays}, state
+
+    def _restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
+        self._axes = unpack_axes(self.schema, arrays)
+        self._model = unpack_model(arrays, state)
 
 
 def pack_axes(axes: Sequence[Axis]) -> Arrays:

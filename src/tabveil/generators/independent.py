@@ -7,31 +7,26 @@ one; L2 sensitivity k, events discrete Gaussian, or discrete Laplace where delta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
-import numpy as np
+from typing import ClassVar
 
 from tabveil.accounting import Spend
 from tabveil.domains import start_axes
-from tabveil.encoding import Axis, Codes, Floats
 from tabveil.generators._marginals import (
+    MarginalGenerator,
     Part,
     divide,
     noise_of,
     one_way_label,
-    pack_axes,
     refining,
     refining_noise,
-    unpack_axes,
 )
-from tabveil.generators.base import Arrays, Generator, Plan, Progress, whole
+from tabveil.generators.base import Plan, Progress, whole
 from tabveil.graphical_model import Measurement, estimate
 from tabveil.mechanisms import PrivateRows
 from tabveil.schema import Schema
 
 
-class Independent(Generator):
+class Independent(MarginalGenerator):
     """Each column on its own.
 
     Args:
@@ -53,9 +48,6 @@ class Independent(Generator):
     ) -> None:
         super().__init__(epsilon=epsilon, delta=delta, random_state=random_state, progress=progress)
         self.cells = whole("cells", cells, 2, 1000)
-        self._axes: list[Axis] = []
-        self._shares: list[Floats] = []
-        self._total = 0.0
 
     def _spends(self, schema: Schema) -> tuple[Spend, ...]:
         parts = [refining(schema, 0.5), Part(tuple(one_way_label(c) for c in schema.learned), 0.5)]
@@ -69,27 +61,4 @@ class Independent(Generator):
             counts = rows.counts([axis], label=one_way_label(axis.column)).astype(float)
             measured.append(Measurement((i,), counts, noise_of(plan.spends, one_way_label(axis.column))))
             self._tell("counting columns", (i + 1) / len(columns))
-        model = estimate([a.size for a in self._axes], measured)
-        self._total = model.total
-        self._shares = [model.marginal([i]) for i in range(len(columns))]
-
-    def _draw(self, rows: int, rng: np.random.Generator) -> Mapping[str, Codes]:
-        drawn = {}
-        for axis, shares in zip(self._axes, self._shares, strict=True):
-            ends = np.cumsum(shares)
-            spots = (rng.permutation(rows) + rng.random()) / max(rows, 1) * ends[-1]
-            cells = np.minimum(np.searchsorted(ends, spots, side="right"), len(ends) - 1)
-            drawn[axis.column.name] = axis.draw(cells, rng)
-        return drawn
-
-    def _default_rows(self) -> int:
-        return round(self._total)
-
-    def _state(self) -> tuple[Arrays, dict[str, Any]]:
-        shares = {f"shares{i}": s for i, s in enumerate(self._shares)}
-        return {**pack_axes(self._axes), **shares}, {"total": self._total}
-
-    def _restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
-        self._axes = unpack_axes(self.schema, arrays)
-        self._shares = [arrays[f"shares{i}"] for i in range(len(self._axes))]
-        self._total = float(state["total"])
+        self._model = estimate([a.size for a in self._axes], measured)

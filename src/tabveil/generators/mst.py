@@ -14,27 +14,24 @@ before the first row is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from tabveil.accounting import Spend
 from tabveil.domains import cells_for, start_axes, without_rare
-from tabveil.encoding import Axis, Codes
+from tabveil.encoding import Axis
 from tabveil.generators._marginals import (
+    MarginalGenerator,
     Part,
     divide,
     noise_of,
     one_way_label,
-    pack_axes,
-    pack_model,
     refining,
     refining_noise,
-    unpack_axes,
-    unpack_model,
 )
-from tabveil.generators.base import Arrays, Generator, Plan, Progress, whole
+from tabveil.generators.base import Plan, Progress, whole
 from tabveil.graphical_model import GraphicalModel, Measurement, estimate, junction_tree
 from tabveil.mechanisms import Contest, PrivateRows
 from tabveil.schema import Schema
@@ -61,7 +58,7 @@ unused."""
 TREE_ITERATIONS = 300
 
 
-class MST(Generator):
+class MST(MarginalGenerator):
     """Noisy two-way marginals on a spanning tree, and a few beside it.
 
     Args:
@@ -87,8 +84,6 @@ class MST(Generator):
         super().__init__(epsilon=epsilon, delta=delta, random_state=random_state, progress=progress)
         self.cells = None if cells is None else whole("cells", cells, 2, 1000)
         self.extra_pairs = None if extra_pairs is None else whole("extra_pairs", extra_pairs, 0, 10_000)
-        self._axes: list[Axis] = []
-        self._model: GraphicalModel | None = None
 
     def _spends(self, schema: Schema) -> tuple[Spend, ...]:
         steps = range(self._tree_edges(schema) + self._extra(schema))
@@ -191,28 +186,6 @@ class MST(Generator):
         handicaps = np.array([NOISE_HANDICAP * noise * t.size for t in expected.values()])
         candidates = tuple((self._axes[a], self._axes[b]) for a, b in expected)
         return Contest(candidates, tuple(expected.values()), handicaps), list(expected)
-
-    def _draw(self, rows: int, rng: np.random.Generator) -> Mapping[str, Codes]:
-        cells = self._fitted_model.sample(rows, rng)
-        return {a.column.name: a.draw(cells[:, i], rng) for i, a in enumerate(self._axes)}
-
-    @property
-    def _fitted_model(self) -> GraphicalModel:
-        if self._model is None:
-            self.schema  # noqa: B018  (raises: not fitted)
-            raise TypeError("fitted without a model")
-        return self._model
-
-    def _default_rows(self) -> int:
-        return round(self._fitted_model.total)
-
-    def _state(self) -> tuple[Arrays, dict[str, Any]]:
-        arrays, state = pack_model(self._fitted_model)
-        return {**pack_axes(self._axes), **arrays}, state
-
-    def _restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
-        self._axes = unpack_axes(self.schema, arrays)
-        self._model = unpack_model(arrays, state)
 
 
 def _choice_label(step: int) -> str:
