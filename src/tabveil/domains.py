@@ -44,6 +44,9 @@ invented far from all others would do more harm to means and models than a tail 
 CUT_SHARE = 1 / 128
 """A piece is cut again only when it holds this share of the rows: less would not fill a cell."""
 
+LEAST_SHARE = 0.002
+"""A cell of a number column holds at least about this share of the rows."""
+
 CELLS = (4, 64)
 """Least and greatest number of cells a number column is binned into where nobody says."""
 
@@ -170,13 +173,27 @@ def binned(column: Grid, pieces: Pieces, cells: int) -> Axis:
 
     Missing, where the column may be missing, has a cell of its own, the last.
     """
-    mass = pieces.counts
-    goal = max(mass.sum() / cells, np.finfo(float).tiny)
-    cell = _equal_mass(mass, goal)
-    weight = mass
+    mass = weight = pieces.counts
+    cell = np.arange(len(mass)) if len(mass) == size(column) <= FLAT else _equal_mass(mass, _goal(mass, cells))
     if column.nullable:
         cell, weight = np.append(cell, cell[-1] + 1), np.append(weight, 1.0)
     return Axis(column, pieces.edges, cell, weight)
+
+
+def _goal(mass: Floats, cells: int) -> float:
+    """The mass of a cell: an even share of what single pieces that reach it leave over.
+
+    Otherwise a column of zeros but for a tail would have the whole tail in a few cells.
+    """
+    alone = np.zeros(len(mass), dtype=bool)
+    while True:
+        goal = max(
+            mass[~alone].sum() / max(cells - int(alone.sum()), 1), LEAST_SHARE * mass.sum(), np.finfo(float).tiny
+        )
+        reached = mass >= goal
+        if not (reached & ~alone).any():
+            return float(goal)
+        alone |= reached
 
 
 def _equal_mass(mass: Floats, goal: float) -> NDArray[np.int64]:
@@ -242,11 +259,11 @@ def _at_least(counts: Floats, threshold: float) -> NDArray[np.int64]:
     return group
 
 
-def cells_for(rows: float, sigma: float) -> int:
+def cells_for(rows: float, sigma: float, *, noise: float = PAIR_NOISE, most: tuple[int, int] = CELLS) -> int:
     """Cells per number column, so that `rows` rows spread evenly over a pair of such columns stand out of noise
-    `sigma`.
+    `sigma`: `noise` standard deviations a cell; at least and at `most` so many.
     """
-    return int(np.clip(math.sqrt(max(rows, 0.0) / (PAIR_NOISE * sigma)), *CELLS))
+    return int(np.clip(math.sqrt(max(rows, 0.0) / (noise * sigma)), *most))
 
 
 def start_axes(

@@ -1,4 +1,4 @@
-"""Graphical models over discrete columns: estimation from noisy marginals, and sampling, on a junction tree.
+"""Graphical models over discrete columns: inference and sampling on a junction tree.
 
 The maximum-entropy distribution that fits a set of noisy marginals is a Markov random field with one potential per
 measured marginal (McKenna, Sheldon, Miklau 2019, "Graphical-model based estimation and inference for differential
@@ -11,28 +11,16 @@ Privacy: post-processing. Nothing here sees a row: the inputs are counts that we
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tabveil.errors import UsageError
-
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Clique = tuple[int, ...]
-
-FIRST_STEP = 50.0
-"""First step, in units of the one that is always short enough; too long a step only costs a restart."""
-
-PATIENCE = 25
-TOLERANCE = 1e-3
-"""Estimation ends when the loss fell by less than this share in PATIENCE steps."""
-
-CLOSE = 0.0005
-"""Estimation also ends when counts are fitted to a thirtieth of a standard deviation: half its square per cell."""
 
 TINY = 1e-300
 
@@ -117,32 +105,66 @@ def _prim(weight: NDArray[np.int32]) -> tuple[list[int], tuple[int, ...]]:
 
 
 def _eliminate(sizes: Sequence[int], cliques: Sequence[Sequence[int]]) -> list[frozenset[int]]:
-    """Maximal cliques met in eliminating attributes: those whose neighbours all know each other first, then by cost."""
-    near: dict[int, set[int]] = {a: {a} for a in range(len(sizes))}
-    for given in cliques:
-        for a in given:
-            near[a] |= set(given)
-    log_size = np.log(np.maximum(np.asarray(sizes, dtype=np.float64), 1.0)).tolist()
+    """Maximal cliques met in eliminating attributes."""
+    return [frozenset(_members(clique)) for clique in _maximal(tuple(sizes), [_bits(c) for c in cliques])]
 
-    def rank(a: int) -> tuple[bool, float, int]:
-        return any(not near[a] <= near[b] for b in near[a]), sum(log_size[b] for b in near[a]), a
 
-    ranks = {a: rank(a) for a in near}
-    found: list[frozenset[int]] = []
-    while near:
-        a = min(ranks, key=ranks.__getitem__)
-        del ranks[a]
-        clique = frozenset(near.pop(a))
-        if not any(clique <= other for other in found):
-            found.append(clique)
-        for b in clique - {a}:
-            near[b] = (near[b] | clique) - {a}
-        for b in set().union(*(near[c] for c in clique - {a})) if clique != {a} else ():
-            ranks[b] = rank(b)
+def model_cells(sizes: Sequence[int], cliques: Sequence[Sequence[int]]) -> int:
+    """Cells of the clique tables of `junction_tree(sizes, cliques)`, without making it."""
+    maximal = _maximal(tuple(sizes), [_bits(c) for c in cliques])
+    return sum(math.prod(sizes[a] for a in _members(clique)) for clique in maximal)
+
+
+def _bits(attributes: Sequence[int]) -> int:
+    """A set of attributes as the bits of a whole number."""
+    return sum({1 << int(a) for a in attributes})
+
+
+def _members(bits: int) -> list[int]:
+    found = []
+    while bits:
+        lowest = bits & -bits
+        found.append(lowest.bit_length() - 1)
+        bits ^= lowest
     return found
 
 
-def _expand(array: Array, held: Clique, clique: Clique) -> Array:
+def _maximal(sizes: tuple[int, ...], cliques: Sequence[int]) -> list[int]:
+    """Maximal cliques, as bits, met in eliminating attributes, the smallest table first.
+
+    An attribute whose neighbours all know each other has no larger a table than any of them, so it goes before them
+    and adds no edge.
+    """
+    near = [1 << a for a in range(len(sizes))]
+    for clique in cliques:
+        for a in _members(clique):
+            near[a] |= clique
+    weights = _log_sizes(sizes)
+    rank = {a: (_weight(near[a], weights), a) for a in range(len(sizes))}
+    found: list[int] = []
+    while rank:
+        a = min(rank.values())[1]
+        del rank[a]
+        clique, bit = near[a], 1 << a
+        if not any(not clique & ~other for other in found):
+            found.append(clique)
+        for b in _members(clique ^ bit):
+            fresh = clique & ~near[b]
+            near[b] = (near[b] | clique) ^ bit
+            rank[b] = rank[b][0] + _weight(fresh, weights) - weights[a], b
+    return found
+
+
+def _weight(bits: int, weights: tuple[float, ...]) -> float:
+    return sum([weights[a] for a in _members(bits)]) if bits else 0.0
+
+
+@lru_cache(maxsize=64)
+def _log_sizes(sizes: tuple[int, ...]) -> tuple[float, ...]:
+    return tuple(math.log(max(s, 1)) for s in sizes)
+
+
+def expand(array: Array, held: Clique, clique: Clique) -> Array:
     """`array` over the attributes `held`, shaped to broadcast over `clique` (both rising)."""
     sizes = iter(array.shape)
     return array.reshape([next(sizes) if a in held else 1 for a in clique])
@@ -178,10 +200,15 @@ class GraphicalModel:
         """The model that knows nothing."""
         return cls(sizes, tree, [np.zeros([sizes[a] for a in c]) for c in tree.cliques], total)
 
-    def shifted(self, gradient: Sequence[Array | float], factor: float) -> GraphicalModel:
-        """The model with `factor` times `gradient` added to its log potentials."""
-        moved = [p + factor * g for p, g in zip(self.potentials, gradient, strict=True)]
-        return GraphicalModel(self.sizes, self.tree, moved, self.total)
+    def renumbered(self, order: Sequence[int]) -> GraphicalModel:
+        """The same model with attribute order[i] called i."""
+        place = {a: i for i, a in enumerate(order)}
+        named = [[place[a] for a in clique] for clique in self.tree.cliques]
+        tree = JunctionTree(tuple(tuple(sorted(c)) for c in named), self.tree.parents)
+        potentials = [
+            np.ascontiguousarray(np.transpose(p, np.argsort(c))) for p, c in zip(self.potentials, named, strict=True)
+        ]
+        return GraphicalModel([self.sizes[a] for a in order], tree, potentials, self.total)
 
     def from_beliefs(self, beliefs: Sequence[Array]) -> GraphicalModel:
         """The model on the same tree whose clique tables are `beliefs`, which must agree on every separator."""
@@ -195,8 +222,8 @@ class GraphicalModel:
         if self.tree.parents[i] < 0:
             return np.asarray(logs)
         clique, shared = self.tree.cliques[i], self.tree.separators[i]
-        below = belief.sum(axis=_others(clique, shared))
-        return np.asarray(logs - _expand(np.log(np.maximum(below, TINY)), shared, clique))
+        below = belief.sum(axis=others(clique, shared))
+        return np.asarray(logs - expand(np.log(np.maximum(below, TINY)), shared, clique))
 
     @cached_property
     def beliefs(self) -> tuple[Array, ...]:
@@ -206,13 +233,13 @@ class GraphicalModel:
         messages: dict[int, Array] = {}
         for i in range(len(cliques) - 1, 0, -1):
             shared = self.tree.separators[i]
-            messages[i] = _log_sum(logs[i], _others(cliques[i], shared))
-            logs[parents[i]] = logs[parents[i]] + _expand(messages[i], shared, cliques[parents[i]])
+            messages[i] = _log_sum(logs[i], others(cliques[i], shared))
+            logs[parents[i]] = logs[parents[i]] + expand(messages[i], shared, cliques[parents[i]])
         for i in range(1, len(cliques)):
             shared, parent = self.tree.separators[i], parents[i]
             with np.errstate(invalid="ignore"):
-                update = _log_sum(logs[parent], _others(cliques[parent], shared)) - messages[i]
-            logs[i] = logs[i] + _expand(np.nan_to_num(update, nan=-np.inf, neginf=-np.inf), shared, cliques[i])
+                update = _log_sum(logs[parent], others(cliques[parent], shared)) - messages[i]
+            logs[i] = logs[i] + expand(np.nan_to_num(update, nan=-np.inf, neginf=-np.inf), shared, cliques[i])
         return tuple(self._counts(x) for x in logs)
 
     def _counts(self, logs: Array) -> Array:
@@ -228,7 +255,7 @@ class GraphicalModel:
         wanted = tuple(sorted(attributes))
         home = self.tree.home(wanted)
         if home >= 0:
-            table = self.beliefs[home].sum(axis=_others(self.tree.cliques[home], wanted))
+            table = self.beliefs[home].sum(axis=others(self.tree.cliques[home], wanted))
         else:
             table = self._multiply_out(wanted)
         return np.transpose(table, [wanted.index(a) for a in attributes])
@@ -280,19 +307,19 @@ class GraphicalModel:
         for i in range(len(tables) - 1, 0, -1):
             held, table = tables[i]
             keep = tuple(a for a in held if a in wanted or a in tree.separators[i])
-            table = table.sum(axis=_others(held, keep))
+            table = table.sum(axis=others(held, keep))
             parent, parent_table = tables[tree.parents[i]]
             union = tuple(sorted({*keep, *parent}))
-            tables[tree.parents[i]] = (union, _expand(table, keep, union) * _expand(parent_table, parent, union))
+            tables[tree.parents[i]] = (union, expand(table, keep, union) * expand(parent_table, parent, union))
         held, table = tables[0]
-        return np.asarray(table.sum(axis=_others(held, wanted)))
+        return np.asarray(table.sum(axis=others(held, wanted)))
 
     def _conditional(self, i: int) -> Array:
         """Belief of clique i given its separator (the root's: the belief itself)."""
         belief, shared = self.beliefs[i], self.tree.separators[i]
         if self.tree.parents[i] < 0:
             return belief
-        below = _expand(belief.sum(axis=_others(self.tree.cliques[i], shared)), shared, self.tree.cliques[i])
+        below = expand(belief.sum(axis=others(self.tree.cliques[i], shared)), shared, self.tree.cliques[i])
         return np.divide(belief, below, out=np.zeros_like(belief), where=below > 0)
 
     def sample(self, rows: int, rng: np.random.Generator) -> Ints:
@@ -326,7 +353,8 @@ class GraphicalModel:
             drawn, out[:, a] = np.divmod(drawn, self.sizes[a])
 
 
-def _others(clique: Clique, kept: Sequence[int]) -> tuple[int, ...]:
+def others(clique: Clique, kept: Sequence[int]) -> tuple[int, ...]:
+    """Positions in `clique` of the attributes that are not `kept`."""
     return tuple(i for i, a in enumerate(clique) if a not in kept)
 
 
@@ -347,115 +375,3 @@ def _systematic(table: Array, given: Ints, rng: np.random.Generator) -> Ints:
     drawn = np.empty(len(given), dtype=np.int64)
     drawn[order] = np.clip(found, 0, table.shape[1] - 1)
     return drawn
-
-
-def estimate_total(measurements: Sequence[Measurement]) -> float:
-    """Row count by the minimum-variance mean of the measurements' totals, at least 1.
-
-    A measurement of c cells totals to n plus noise of variance c sigma^2 (McKenna et al. 2019, 4.1).
-    """
-    variance = np.array([m.counts.size * m.sigma**2 for m in measurements])
-    totals = np.array([m.counts.sum() for m in measurements])
-    return max(1.0, float((totals / variance).sum() / (1 / variance).sum()))
-
-
-def estimate(
-    sizes: Sequence[int],
-    measurements: Sequence[Measurement],
-    *,
-    total: float | None = None,
-    iterations: int = 1000,
-    start: GraphicalModel | None = None,
-    progress: Callable[[float], None] | None = None,
-) -> GraphicalModel:
-    """The graphical model whose marginals fit `measurements` best, each weighted by 1/sigma^2.
-
-    Minimises sum_m |marginal_m - counts_m|^2 / (2 sigma_m^2) over the marginal polytope by the accelerated interior
-    gradient method with an entropic prox (Auslender & Teboulle 2006, section 5; McKenna et al. 2019, 4.2), restarted
-    with a shorter step whenever the loss rises (O'Donoghue & Candes 2015).
-
-    Args:
-      sizes: cells per attribute, each >= 1.
-      measurements: noisy marginals; attributes nobody measured come out uniform.
-      total: row count where it is public; estimated from the measurements otherwise.
-      iterations: steps at most; fewer where nothing moves any more.
-      start: model to start from where its cliques nest in the new tree's.
-      progress: told the share of steps done.
-
-    Raises:
-      UsageError: no measurements and no total, or counts that do not fit `sizes`.
-    """
-    ready = [m.sorted() for m in measurements]
-    for m in ready:
-        if m.counts.shape != tuple(sizes[a] for a in m.attributes):
-            raise UsageError(f"Counts of shape {m.counts.shape} do not fit the attributes {m.attributes}.")
-    if total is None:
-        if not ready:
-            raise UsageError("Without measurements the total must be given.")
-        total = estimate_total(ready)
-    tree = junction_tree(sizes, [m.attributes for m in ready])
-    model = GraphicalModel.uniform(sizes, tree, total)
-    if start is not None:
-        model = _carried(start, model)
-    return _descend(model, _Loss(tree, ready), iterations, progress) if ready else model
-
-
-def _carried(old: GraphicalModel, new: GraphicalModel) -> GraphicalModel:
-    """Potentials of `old` on the cliques of `new`; those that fit nowhere are left out."""
-    potentials = list(new.potentials)
-    for clique, potential in zip(old.tree.cliques, old.potentials, strict=True):
-        home = new.tree.home(clique)
-        if home >= 0:
-            potentials[home] = potentials[home] + _expand(potential, clique, new.tree.cliques[home])
-    return GraphicalModel(new.sizes, new.tree, potentials, new.total)
-
-
-class _Loss:
-    """Weighted squared distance between a model's marginals and the measurements, and its gradient per clique."""
-
-    def __init__(self, tree: JunctionTree, measurements: Sequence[Measurement]) -> None:
-        self._tree = tree
-        self._targets = [(tree.home(m.attributes), m) for m in measurements]
-        self.curvature = sum(1 / m.sigma**2 for m in measurements)
-        self.cells = sum(m.counts.size for m in measurements)
-
-    def __call__(self, beliefs: Sequence[Array]) -> tuple[float, list[Array | float]]:
-        loss, gradient = 0.0, [0.0 for _ in beliefs]
-        out: list[Array | float] = list(gradient)
-        for home, m in self._targets:
-            clique = self._tree.cliques[home]
-            gap = (beliefs[home].sum(axis=_others(clique, m.attributes)) - m.counts) / m.sigma
-            loss += 0.5 * float(np.vdot(gap, gap))
-            out[home] = out[home] + _expand(gap / m.sigma, m.attributes, clique)
-        return loss, out
-
-
-def _descend(
-    model: GraphicalModel, loss: _Loss, iterations: int, progress: Callable[[float], None] | None
-) -> GraphicalModel:
-    """Accelerated interior gradient: `best` is a running mixture of clique tables, `fast` the mirror point it is
-    mixed from.
-    """
-    step = FIRST_STEP / (model.total * loss.curvature)
-    fast, best = model, list(model.beliefs)
-    value, share, checked = loss(best)[0], 1.0, math.inf
-    for i in range(iterations):
-        middle = _mixed(best, fast.beliefs, share)
-        moved = fast.shifted(loss(middle)[1], -step / share)
-        candidate = _mixed(best, moved.beliefs, share)
-        reached = loss(candidate)[0]
-        if reached <= value:
-            fast, best, value, share = moved, candidate, reached, 2 / (1 + math.sqrt(1 + 4 / share**2))
-        else:
-            fast, share, step = model.from_beliefs(best), 1.0, step * (0.5 if share == 1.0 else 0.7)
-        if i % PATIENCE == PATIENCE - 1:
-            if value > checked * (1 - TOLERANCE) or value < CLOSE * loss.cells:
-                break
-            checked = value
-        if progress is not None:
-            progress((i + 1) / iterations)
-    return model.from_beliefs(best)
-
-
-def _mixed(old: Sequence[Array], new: Sequence[Array], share: float) -> list[Array]:
-    return [(1 - share) * a + share * b for a, b in zip(old, new, strict=True)]

@@ -46,6 +46,9 @@ MOST_EXPECTED = 2.0**44
 OPENDP_CELLS = 512
 """Vectors longer than this are drawn by `samplers`, which takes a tenth of OpenDP's time per cell."""
 
+_WEIGHTS = 2**20
+"""The weights of a choice are whole numbers over this."""
+
 _BLOCK = 1_000_000
 _seed: ContextVar[np.random.Generator | None] = ContextVar("seed", default=None)
 
@@ -139,12 +142,27 @@ class Contest:
     Attributes:
       candidates: the axes of each candidate marginal.
       estimates: for each the expected counts, one axis per Axis, known without reading rows.
-      handicaps: shape (candidates,), subtracted from each score: public numbers such as the expected noise.
+      handicaps: shape (candidates,), subtracted from each distance: public numbers such as the expected noise.
+      weights: shape (candidates,), above 0, how much each distance counts; all the same by default.
     """
 
     candidates: tuple[tuple[Axis, ...], ...]
     estimates: tuple[Floats, ...]
     handicaps: Floats
+    weights: Floats | None = None
+
+    def weighed(self, scores: NDArray[np.int64], allowed: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`scores` of the `allowed` candidates times their weights, the greatest weight counting as 1.
+
+        Privacy: a score that one unit moves by at most a whole number D moves by at most D after: weights are whole
+          numbers of at most _WEIGHTS over _WEIGHTS, and rounding down keeps two numbers at most D apart from getting
+          farther apart. The greatest weight is public.
+        """
+        if self.weights is None:
+            return scores
+        shares = self.weights[allowed] / self.weights[allowed].max()
+        whole = np.clip(np.rint(shares * _WEIGHTS), 1, _WEIGHTS).astype(np.int64)
+        return np.array([int(s) * int(w) // _WEIGHTS for s, w in zip(scores, whole, strict=True)], dtype=np.int64)
 
 
 class PrivateRows:
@@ -193,7 +211,8 @@ class PrivateRows:
           it moves the counts by at most k in L1 and estimates and handicaps are public. Exact scores stay inside.
         """
         event = self._take(label, ExponentialMechanismDpEvent)
-        scores = self._score(contest)[np.asarray(allowed)]
+        open_ones = np.asarray(allowed, dtype=np.int64)
+        scores = contest.weighed(self._score(contest)[open_ones], open_ones)
         if isinstance(event, ExponentialMechanismDpEvent):
             return allowed[noisy_argmax(scores, self._schema.contributions * FIXED_POINT, event)]
         return allowed[int(scores.argmax())]

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from tabveil.errors import UsageError
-from tabveil.graphical_model import GraphicalModel, Measurement, estimate, estimate_total, junction_tree
+from tabveil.estimation import estimate, estimate_total
+from tabveil.graphical_model import GraphicalModel, Measurement, junction_tree
 
 SIZES = (2, 3, 4, 5)
 CLIQUES = {

@@ -17,10 +17,11 @@ from dp_accounting import DpEvent, NonPrivateDpEvent
 from tabveil import accounting
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent, Spend
 from tabveil.columns import Column
-from tabveil.domains import brief, level_label, levels
+from tabveil.domains import brief, level_label, levels, without_rare
 from tabveil.encoding import Axis, Codes
-from tabveil.generators.base import Arrays, Generator, Progress
-from tabveil.graphical_model import GraphicalModel, JunctionTree
+from tabveil.generators.base import Arrays, Generator, Plan, Progress
+from tabveil.graphical_model import GraphicalModel, JunctionTree, Measurement
+from tabveil.mechanisms import PrivateRows
 from tabveil.samplers import MAX_SIGMA, MIN_SIGMA, representable
 from tabveil.schema import Schema
 
@@ -78,6 +79,9 @@ def _zero_concentrated(part: Part, rho: float, contributions: int) -> DpEvent:
     return DiscreteGaussianDpEvent(drawn_exactly, contributions)
 
 
+RARE_NOISE = 3.0
+"""Cells counted below this many standard deviations of the noise are joined (McKenna, Miklau, Sheldon 2021, 3.3)."""
+
 LEAST_NOISE = 0.1
 """Noise below a tenth of a row, none included, counts as this much: finer differences are not worth fitting."""
 
@@ -131,6 +135,22 @@ class MarginalGenerator(Generator):
         super().__init__(epsilon=epsilon, delta=delta, random_state=random_state, progress=progress)
         self._axes: list[Axis] = []
         self._model: GraphicalModel | None = None
+
+    def _count_columns(
+        self, axes: Sequence[Axis], rows: PrivateRows, plan: Plan
+    ) -> tuple[list[Axis], list[Measurement]]:
+        """Final axes, rare cells joined, and their noisy counts."""
+        final, measured = [], []
+        for i, axis in enumerate(axes):
+            label = one_way_label(axis.column)
+            noise = noise_of(plan.spends, label)
+            counts = rows.counts([axis], label=label).astype(float)
+            joined, groups = without_rare(axis, counts, RARE_NOISE * noise)
+            final.append(joined)
+            summed = np.bincount(groups, weights=counts, minlength=joined.size).astype(np.float64)
+            measured.append(Measurement((i,), summed, noise))
+            self._tell("counting columns", (i + 1) / len(axes))
+        return final, measured
 
     def _draw(self, rows: int, rng: np.random.Generator) -> Mapping[str, Codes]:
         cells = self._fitted_model.sample(rows, rng)

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from tabveil.accounting import Spend
 from tabveil.domains import start_axes
+from tabveil.estimation import estimate
 from tabveil.generators._marginals import (
     MarginalGenerator,
     Part,
@@ -21,7 +22,7 @@ from tabveil.generators._marginals import (
     refining_noise,
 )
 from tabveil.generators.base import Plan, Progress, whole
-from tabveil.graphical_model import Measurement, estimate
+from tabveil.graphical_model import Measurement
 from tabveil.mechanisms import PrivateRows
 from tabveil.schema import Schema
 

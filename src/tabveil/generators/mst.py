@@ -20,8 +20,8 @@ from typing import ClassVar
 import numpy as np
 
 from tabveil.accounting import Spend
-from tabveil.domains import cells_for, start_axes, without_rare
-from tabveil.encoding import Axis
+from tabveil.domains import cells_for, start_axes
+from tabveil.estimation import estimate
 from tabveil.generators._marginals import (
     MarginalGenerator,
     Part,
@@ -32,15 +32,12 @@ from tabveil.generators._marginals import (
     refining_noise,
 )
 from tabveil.generators.base import Plan, Progress, whole
-from tabveil.graphical_model import GraphicalModel, Measurement, estimate, junction_tree
+from tabveil.graphical_model import GraphicalModel, Measurement, junction_tree
 from tabveil.mechanisms import Contest, PrivateRows
 from tabveil.schema import Schema
 
 SHARES = {"refine": 0.12, "one_way": 0.10, "choose": 0.08, "two_way": 0.70}
 """How the budget is divided; chosen on tables other than Adult (benchmarks/mst_budget.py)."""
-
-RARE_NOISE = 3.0
-"""Cells counted below this many standard deviations of the noise are joined (McKenna et al. 2021, 3.3)."""
 
 NOISE_HANDICAP = 0.4
 """Expected noise of a cell, in standard deviations, that a pair's score must exceed."""
@@ -117,22 +114,6 @@ class MST(MarginalGenerator):
 
     def _cells_for(self, plan: Plan) -> Callable[[float], int]:
         return lambda rows: cells_for(self.schema.public_rows or rows, noise_of(plan.spends, _pair_label(0)))
-
-    def _count_columns(
-        self, axes: Sequence[Axis], rows: PrivateRows, plan: Plan
-    ) -> tuple[list[Axis], list[Measurement]]:
-        """Final axes, rare cells joined, and their noisy counts."""
-        final, measured = [], []
-        for i, axis in enumerate(axes):
-            label = one_way_label(axis.column)
-            noise = noise_of(plan.spends, label)
-            counts = rows.counts([axis], label=label).astype(float)
-            joined, groups = without_rare(axis, counts, RARE_NOISE * noise)
-            final.append(joined)
-            summed = np.bincount(groups, weights=counts, minlength=joined.size).astype(np.float64)
-            measured.append(Measurement((i,), summed, noise))
-            self._tell("counting columns", (i + 1) / len(axes))
-        return final, measured
 
     def _span(self, independent: GraphicalModel, rows: PrivateRows, plan: Plan) -> list[Measurement]:
         """The edges of a maximum spanning tree, one charged choice and one charged histogram each."""

@@ -1,0 +1,313 @@
+"""AIM in rounds: the marginals that the model explains worst, chosen and counted a round at a time (McKenna, Mullins,
+Sheldon, Miklau 2022, "AIM: An Adaptive and Iterative Mechanism for Differentially Private Synthetic Data", arXiv
+2201.12677), over a domain learned under the same budget.
+
+One-way marginals are counted; then, in each round, marginals of two and three columns are chosen by report-noisy-max
+and counted, and one graphical model is fitted to all counts so far. A candidate's score is the paper's: its weight
+times its distance from what the model expects, less the noise its counts would bear. Unlike the paper, a model is
+fitted once per round and not once per marginal, and noise levels are fixed beforehand instead of annealed by what was
+seen: every event is known before a row is read, and a fit takes seconds.
+
+Privacy: charged histograms and choices only (unit: the schema's; add or remove one; sensitivity k for every histogram
+and, in L1, for every score, weights being at most 1). What may be chosen is decided by the schema and by earlier noisy
+answers; noise levels are fixed before the first row is read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+
+from tabveil.accounting import Spend
+from tabveil.domains import cells_for, start_axes
+from tabveil.encoding import Floats
+from tabveil.errors import UsageError
+from tabveil.estimation import THREADS, estimate
+from tabveil.generators._marginals import (
+    MarginalGenerator,
+    Part,
+    divide,
+    noise_of,
+    one_way_label,
+    refining,
+    refining_noise,
+)
+from tabveil.generators.base import Plan, Progress, whole
+from tabveil.graphical_model import Clique, GraphicalModel, Measurement, model_cells
+from tabveil.mechanisms import Contest, PrivateRows
+from tabveil.schema import Schema
+
+SHARES = {"refine": 0.10, "one_way": 0.08, "choose": 0.08, "count": 0.74}
+"""How the budget is divided; chosen on tables other than Adult (benchmarks/aim_budget.py)."""
+
+ROUNDS = 3
+"""Models fitted; between two, as many marginals are counted as the tree of `mst` has edges."""
+
+CELLS = (4, 24)
+"""Least and greatest number of cells of a number column where nobody says: three columns make a marginal."""
+
+ROW_NOISE = 3.0
+"""A pair of number columns gets about as many cells as leave this many standard deviations of noise in each cell."""
+
+EXPECTED_NOISE = math.sqrt(2 / math.pi)
+"""Mean distance of Gaussian noise from 0, in standard deviations (AIM, Algorithm 2)."""
+
+TARGET_WEIGHT = 3.0
+"""Weight of the schema's target column where nobody says."""
+
+CELL_BYTES = 8
+"""One cell of a model's tables."""
+
+SAMPLED = (20_000, 1_000_000)
+"""Least and most rows drawn from a model to see what it expects of every candidate; between them 16 times the table."""
+
+MOST_TRIPLES = 3_000
+"""With more triples than this, those with heavy columns and few cells are candidates."""
+
+CHECKED_AHEAD = 4_000
+"""With more candidates than this, whether one fits the model is asked of the chosen one only; its step may go
+unused."""
+
+ROUND_ITERATIONS = 150
+LAST_ITERATIONS = 500
+
+SECONDS_PER_CELL = 5e-8
+"""What one step of `estimate` takes per cell of the model, roughly, on two cores."""
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What a round may choose from.
+
+    Attributes:
+      candidates: column positions of every marginal.
+      weights: shape (candidates,), above 0.
+      sizes: cells per column.
+    """
+
+    candidates: tuple[Clique, ...]
+    weights: Floats
+    sizes: tuple[int, ...]
+
+
+class AIM(MarginalGenerator):
+    """Noisy marginals of two and three columns, chosen where the model is worst.
+
+    Args:
+      cells: a number column is binned into about this many cells, from 2 to 1000; as many as the noise leaves room
+        for by default.
+      marginals: how many are counted beside single columns, over all rounds, 0 to 10,000; by default three times the
+        number of columns less one.
+      max_model_bytes: most memory for the model's tables, 1e4 to 1e10 bytes. A larger model fits more marginals at
+        once and takes longer, see `expected_seconds`.
+      weights: how much each column matters, from 0 (not at all) up; 1 for a column not named. A marginal weighs the
+        product of its columns. By default the schema's `target` weighs 3.
+
+    Others as `Generator`.
+    """
+
+    guarantee: ClassVar[str] = (
+        "Charged noisy histograms of columns, pairs and triples, chosen by report-noisy-max in rounds."
+    )
+
+    def __init__(
+        self,
+        *,
+        epsilon: float,
+        delta: float | None = None,
+        random_state: int | None = None,
+        progress: Progress | None = None,
+        cells: int | None = None,
+        marginals: int | None = None,
+        max_model_bytes: int = 4_000_000,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(epsilon=epsilon, delta=delta, random_state=random_state, progress=progress)
+        self.cells = None if cells is None else whole("cells", cells, 2, 1000)
+        self.marginals = None if marginals is None else whole("marginals", marginals, 0, 10_000)
+        self.max_model_bytes = whole("max_model_bytes", max_model_bytes, 10_000, 10_000_000_000)
+        self.weights = None if weights is None else _checked(weights)
+
+    def _spends(self, schema: Schema) -> tuple[Spend, ...]:
+        column_weights(schema, self.weights)
+        steps = range(self._steps(schema))
+        parts = [
+            refining(schema, SHARES["refine"]),
+            Part(tuple(one_way_label(c) for c in schema.learned), SHARES["one_way"]),
+            Part(tuple(_choice_label(i) for i in steps), SHARES["choose"], choice=True),
+            Part(tuple(_count_label(i) for i in steps), SHARES["count"]),
+        ]
+        return divide(parts, schema, epsilon=self.epsilon, delta=self.delta)
+
+    def _steps(self, schema: Schema) -> int:
+        columns = len(schema.learned)
+        if columns < 2:
+            return 0
+        return ROUNDS * (columns - 1) if self.marginals is None else self.marginals
+
+    def expected_seconds(self, schema: Schema) -> float:
+        """What a fit under `schema` may take on two cores beside reading the rows, from public knowledge alone: an
+        order of magnitude, for a model as large as `max_model_bytes` allows.
+        """
+        steps = ROUNDS * ROUND_ITERATIONS + LAST_ITERATIONS if self._steps(schema) else 0
+        return steps * SECONDS_PER_CELL * self.max_model_bytes / CELL_BYTES
+
+    def _learn(self, rows: PrivateRows, plan: Plan) -> None:
+        refined = refining_noise(self.schema, plan.spends)
+        axes = start_axes(self.schema.learned, rows, sigma=refined, cells=self.cells or self._cells_for(plan))
+        self._axes, measured = self._count_columns(axes, rows, plan)
+        sizes = tuple(a.size for a in self._axes)
+        model = estimate(sizes, measured)
+        steps = self._steps(self.schema)
+        search = self._search(sizes, model.total, noise_of(plan.spends, _count_label(0)))
+        held: list[Clique] = []
+        ends = [steps * (r + 1) // ROUNDS for r in range(ROUNDS)]
+        for r, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            chosen = self._round(search, model, held, (rows, plan, range(begin, end)))
+            if not chosen:
+                continue
+            measured = measured + chosen
+            last = r == ROUNDS - 1
+            model = estimate(
+                sizes,
+                measured,
+                iterations=LAST_ITERATIONS if last else ROUND_ITERATIONS,
+                start=model,
+                progress=partial(self._tell, f"round {r + 1} of {ROUNDS}: fitting the model"),
+            )
+        self._model = model
+
+    def _cells_for(self, plan: Plan) -> Callable[[float], int]:
+        sigma = noise_of(plan.spends, _count_label(0))
+        return lambda rows: cells_for(self.schema.public_rows or rows, sigma, noise=ROW_NOISE, most=CELLS)
+
+    def _search(self, sizes: tuple[int, ...], total: float, sigma: float) -> _Search:
+        """Marginals whose noise would leave something of the table, and that a model may hold."""
+        weigh = column_weights(self.schema, self.weights)
+        most = min(total / (EXPECTED_NOISE * sigma), self.max_model_bytes / CELL_BYTES)
+        small = [c for c in _subsets(len(sizes), 2) if math.prod(sizes[a] for a in c) <= most]
+        triples = [c for c in _subsets(len(sizes), 3) if math.prod(sizes[a] for a in c) <= most]
+        if len(triples) > MOST_TRIPLES:
+            heavy = sorted(triples, key=lambda c: (-math.prod(weigh[a] for a in c), math.prod(sizes[a] for a in c), c))
+            triples = heavy[:MOST_TRIPLES]
+        candidates = [c for c in [*small, *triples] if all(weigh[a] > 0 for a in c)]
+        return _Search(tuple(candidates), np.array([math.prod(weigh[a] for a in c) for c in candidates]), sizes)
+
+    def _round(
+        self,
+        search: _Search,
+        model: GraphicalModel,
+        held: list[Clique],
+        source: tuple[PrivateRows, Plan, range],
+    ) -> list[Measurement]:
+        """Marginals chosen and counted in one round; `held` grows by them."""
+        rows, plan, steps = source
+        if not search.candidates or not steps:
+            return []
+        sigma = noise_of(plan.spends, _count_label(steps.start))
+        contest = self._contest(search, model, sigma)
+        open_ones = [i for i, c in enumerate(search.candidates) if c not in held]
+        measured: list[Measurement] = []
+        for step in steps:
+            if len(open_ones) <= CHECKED_AHEAD:
+                open_ones = [i for i in open_ones if self._fits(search, held, i)]
+            if not open_ones:
+                break
+            best = rows.choose(contest, open_ones, label=_choice_label(step))
+            chosen = search.candidates[best]
+            if self._fits(search, held, best):
+                held.append(chosen)
+                counts = rows.counts([self._axes[a] for a in chosen], label=_count_label(step)).astype(float)
+                measured.append(Measurement(chosen, counts, sigma))
+            open_ones = [i for i in open_ones if not set(search.candidates[i]) <= set(chosen)]
+            self._tell("choosing and counting marginals", (step + 1) / self._steps(self.schema))
+        return measured
+
+    def _fits(self, search: _Search, held: Sequence[Clique], candidate: int) -> bool:
+        wanted = set(search.candidates[candidate])
+        if any(wanted <= set(h) for h in held):
+            return True
+        cells = model_cells(search.sizes, [*held, search.candidates[candidate]])
+        return cells * CELL_BYTES <= self.max_model_bytes
+
+    def _contest(self, search: _Search, model: GraphicalModel, sigma: float) -> Contest:
+        """Every candidate with what the model expects of it, weighed."""
+        expected, blur = self._expected(search, model)
+        sizes = np.array([e.size for e in expected])
+        candidates = tuple(tuple(self._axes[a] for a in c) for c in search.candidates)
+        return Contest(candidates, expected, EXPECTED_NOISE * (sigma * sizes) + blur, search.weights)
+
+    def _expected(self, search: _Search, model: GraphicalModel) -> tuple[tuple[Floats, ...], Floats]:
+        """Expected counts of every candidate, and how far sampling puts them off, in L1: from rows drawn from the
+        model, so that the cost is the same for any model; exact where columns are independent.
+        """
+        if all(len(c) == 1 for c in model.tree.cliques):
+            ones = [model.marginal((a,)) / model.total for a in range(len(search.sizes))]
+            exact = tuple(model.total * _product([ones[a] for a in c]) for c in search.candidates)
+            return exact, np.zeros(len(exact))
+        drawn = int(np.clip(16 * model.total, *SAMPLED))
+        rng = np.random.default_rng(self.random_state)
+        columns = np.ascontiguousarray(model.sample(drawn, rng).T.astype(np.int32))
+        scale = model.total / drawn
+
+        def counted(c: Clique) -> Floats:
+            shape = [search.sizes[a] for a in c]
+            joint = np.ravel_multi_index(tuple(columns[a] for a in c), shape)
+            return np.asarray(np.bincount(joint, minlength=math.prod(shape)).reshape(shape) * scale, dtype=np.float64)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            expected = tuple(pool.map(counted, search.candidates))
+        return expected, np.array([EXPECTED_NOISE * float(np.sqrt(e * scale).sum()) for e in expected])
+
+
+def _subsets(columns: int, size: int) -> Iterator[Clique]:
+    return itertools.combinations(range(columns), size)
+
+
+def _product(shares: Sequence[Floats]) -> Floats:
+    found = shares[0]
+    for share in shares[1:]:
+        found = np.multiply.outer(found, share)
+    return found
+
+
+def column_weights(schema: Schema, weights: Mapping[str, float] | None) -> list[float]:
+    """A weight per learned column: the user's, else TARGET_WEIGHT for the target, else 1.
+
+    Raises:
+      UsageError: a name that is no learned column.
+    """
+    names = [c.name for c in schema.learned]
+    given = ({schema.target: TARGET_WEIGHT} if schema.target is not None else {}) if weights is None else weights
+    unknown = [n for n in given if n not in names]
+    if unknown:
+        raise UsageError(
+            f"'weights' names {len(unknown)} column(s) that the schema does not have or that are not learned."
+        )
+    return [float(given.get(n, 1.0)) for n in names]
+
+
+def _checked(weights: Mapping[str, float]) -> dict[str, float]:
+    """`weights` if each is a number from 0 to a million, some above 0; raises UsageError otherwise."""
+    numbers = isinstance(weights, Mapping) and all(
+        isinstance(n, str) and isinstance(w, int | float) and not isinstance(w, bool) and 0 <= w <= 1e6
+        for n, w in weights.items()
+    )
+    if not numbers:
+        raise UsageError("weights must give a number from 0 to 1,000,000 for each column it names.")
+    return {n: float(w) for n, w in weights.items()}
+
+
+def _choice_label(step: int) -> str:
+    return f"choice of marginal {step + 1}"
+
+
+def _count_label(step: int) -> str:
+    return f"counts of marginal {step + 1}"
