@@ -97,7 +97,8 @@ def test_disjoint_tables_score_0(nist: ModuleType) -> None:
 def test_the_schema_holds_the_24_features_of_the_excerpt(nist: ModuleType) -> None:
     schema = Schema.from_yaml(nist.SCHEMAS / "nist_ma2019.schema.yaml")
     assert len(schema.columns) == 24
-    assert schema.target is None and schema.public_rows is None
+    assert schema.target is None
+    assert schema.public_rows is None
     assert not schema.draft
     assert {c.name for c in schema.columns} >= {nist.GROUP, *nist.LEFT_OUT, *nist.NUMERIC, *nist.CF21}
     assert all("NIST data dictionary" in c.note for c in schema.columns)
