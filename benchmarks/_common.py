@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -117,10 +118,16 @@ def child(command: Sequence[str], *, limit: float | None = None) -> Numbers:
       subprocess.TimeoutExpired: it took longer than `limit` seconds, and was ended.
       SystemExit: it failed; the end of what it said is shown.
     """
-    done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)[:200]} failed:\n{done.stderr[-2000:]}")
-    numbers: Numbers = json.loads(done.stdout.splitlines()[-1])
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        try:
+            said, errors = process.communicate(timeout=limit)
+        except BaseException:  # whatever it started ends with it
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)[:200]} failed:\n{errors[-2000:]}")
+    numbers: Numbers = json.loads(said.splitlines()[-1])
     return numbers
 
 

@@ -4,8 +4,8 @@
         --environments /tmp/peers --peers dpmm-mst dpmm-aim --generators mst aim --epsilons 1 --limit 900
 
 Each peer lives in an environment of its own in a folder of --environments; one that is not there is made with venv and
-pip. dpsynth is on no package index: --dpsynth names a clone of github.com/google/dpsynth. Its head needs Python 3.12
-(--dpsynth-python) and asks for two packages by git address, taken from the index instead.
+pip. dpsynth is on no package index and needs the head of dp-accounting: --dpsynth and --dp-accounting name clones of
+github.com/google/dpsynth and google/differential-privacy. It runs on Python 3.12 (--dpsynth-python).
 Every fit, theirs and ours, runs in a process of its own; one that takes longer than --limit seconds is "not finished".
 The seconds are of fitting alone. Nothing of their code is in this repository.
 """
@@ -47,16 +47,19 @@ def environment(arguments: argparse.Namespace, peer: str) -> Path:
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, *PINS[peer]], check=True)
         if peer == "dpsynth":
-            install_clone(Path(arguments.dpsynth), pip)
+            install_clone(Path(arguments.dp_accounting), "python/dp_accounting", pip)
+            install_clone(Path(arguments.dpsynth), ".", pip)
     return python
 
 
-def install_clone(clone: Path, pip: list[str]) -> None:
-    """Install a git repository's head without the dependencies it names."""
+def install_clone(clone: Path, part: str, pip: list[str]) -> None:
+    """Install a folder of a git repository's head without the dependencies it names."""
     with tempfile.TemporaryDirectory() as folder:
-        files = subprocess.run(["git", "-C", str(clone), "archive", "HEAD"], check=True, capture_output=True).stdout
+        files = subprocess.run(
+            ["git", "-C", str(clone), "archive", "HEAD", part], check=True, capture_output=True
+        ).stdout
         subprocess.run(["tar", "-x", "-C", folder], input=files, check=True)
-        subprocess.run([*pip, "--no-deps", folder], check=True)
+        subprocess.run([*pip, "--no-deps", str(Path(folder) / part)], check=True)
 
 
 def public(schema: tv.Schema) -> list[dict[str, Any]]:
@@ -89,6 +92,7 @@ def main() -> None:
     parser.add_argument("--table", choices=split_tables(), default="adult")
     parser.add_argument("--environments", required=True, help="folder of the peers' environments")
     parser.add_argument("--dpsynth", help="clone of github.com/google/dpsynth")
+    parser.add_argument("--dp-accounting", help="clone of github.com/google/differential-privacy")
     parser.add_argument("--dpsynth-python", default="python3.12")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=["dpmm-mst", "dpmm-aim"])
     parser.add_argument("--generators", nargs="*", default=["mst"])
