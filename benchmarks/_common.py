@@ -26,6 +26,10 @@ SCHEMAS = Path(__file__).parent / "schemas"
 Numbers = dict[str, float]
 
 
+class Unfinished(SystemExit):
+    """A child process failed, or took too long; says which."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """One fit to measure: which generator (`mst:extra_pairs=0`) on which table, under which schema and budget.
@@ -115,18 +119,19 @@ def child(command: Sequence[str], *, limit: float | None = None) -> Numbers:
     """The JSON of a command's last line.
 
     Raises:
-      subprocess.TimeoutExpired: it took longer than `limit` seconds, and was ended.
-      SystemExit: it failed; the end of what it said is shown.
+      Unfinished: it took longer than `limit` seconds and was ended, or it failed; the end of what it said is shown.
     """
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
         try:
             said, errors = process.communicate(timeout=limit)
-        except BaseException:  # whatever it started ends with it
+        except BaseException as error:  # whatever it started ends with it
             os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise Unfinished(f"not finished in {limit:g} s") from None
             raise
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)[:200]} failed:\n{errors[-2000:]}")
+        raise Unfinished(f"{' '.join(command)[:200]} failed:\n{errors[-2000:]}")
     numbers: Numbers = json.loads(said.splitlines()[-1])
     return numbers
 

@@ -6,22 +6,22 @@
 Each peer lives in an environment of its own in a folder of --environments; one that is not there is made with venv and
 pip. dpsynth is on no package index and needs the head of dp-accounting: --dpsynth and --dp-accounting name clones of
 github.com/google/dpsynth and google/differential-privacy. It runs on Python 3.12 (--dpsynth-python).
-Every fit, theirs and ours, runs in a process of its own; one that takes longer than --limit seconds is "not finished".
+Every fit, theirs and ours, runs in a process of its own; a peer's that takes over --limit seconds is "not finished".
 The seconds are of fitting alone. Nothing of their code is in this repository.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from _common import Fit, Numbers, add_common, child, fit_and_score, head, keep, line, mean, score, split_fit
+from _common import Fit, Numbers, Unfinished, add_common, child, fit_and_score, head, keep, line, mean, score, split_fit
 from utility import split_tables
 
 import tabveil as tv
@@ -42,24 +42,32 @@ def environment(arguments: argparse.Namespace, peer: str) -> Path:
     folder = Path(arguments.environments).resolve() / peer
     python = folder / "bin" / "python"
     if not python.exists():
-        ours = arguments.dpsynth_python if peer == "dpsynth" else sys.executable
-        subprocess.run([ours, "-m", "venv", str(folder)], check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *PINS[peer]], check=True)
-        if peer == "dpsynth":
-            install_clone(Path(arguments.dp_accounting), "python/dp_accounting", pip)
-            install_clone(Path(arguments.dpsynth), ".", pip)
+        try:
+            make(arguments, peer, python)
+        except BaseException:  # half an environment is none
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     return python
+
+
+def make(arguments: argparse.Namespace, peer: str, python: Path) -> None:
+    """Make the environment that `python` is to be of."""
+    ours = arguments.dpsynth_python if peer == "dpsynth" else sys.executable
+    subprocess.run([ours, "-m", "venv", str(python.parents[1])], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, *PINS[peer]], check=True)
+    if peer == "dpsynth":
+        install_clone(Path(arguments.dp_accounting), "python/dp_accounting", pip)
+        install_clone(Path(arguments.dpsynth), ".", pip)
 
 
 def install_clone(clone: Path, part: str, pip: list[str]) -> None:
     """Install a folder of a git repository's head without the dependencies it names."""
     with tempfile.TemporaryDirectory() as folder:
-        files = subprocess.run(
-            ["git", "-C", str(clone), "archive", "HEAD", part], check=True, capture_output=True
-        ).stdout
+        archive = ["git", "-C", str(clone), "archive", "HEAD", part]
+        files = subprocess.run(archive, check=True, capture_output=True).stdout
         subprocess.run(["tar", "-x", "-C", folder], input=files, check=True)
-        subprocess.run([*pip, "--no-deps", str(Path(folder) / part)], check=True)
+        subprocess.run([*pip, "--no-deps", "--force-reinstall", str(Path(folder) / part)], check=True)
 
 
 def public(schema: tv.Schema) -> list[dict[str, Any]]:
@@ -71,18 +79,17 @@ def public(schema: tv.Schema) -> list[dict[str, Any]]:
     return [{k: c[k] for k in ("name", "kind", "low", "high", "categories") if k in c} for c in columns]
 
 
-def peer_fit(arguments: argparse.Namespace, name: str, fit: Fit) -> Numbers | None:
-    """A peer's fit, scored; None where it was not finished in time."""
+def peer_fit(arguments: argparse.Namespace, name: str, fit: Fit) -> Numbers:
+    """A peer's fit, scored."""
     peer, mechanism = name.split("-")
     python = environment(arguments, peer)
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(subprocess.TimeoutExpired):
+    with tempfile.TemporaryDirectory() as folder:
         spec, csv = Path(folder) / "spec.json", str(Path(folder) / "synthetic.csv")
         asked = {"peer": peer, "mechanism": mechanism, "columns": public(tv.Schema.from_yaml(fit.schema))}
         budget = {"epsilon": fit.epsilon, "delta": fit.delta, "rows": fit.rows, "table": fit.table}
         spec.write_text(json.dumps({**asked, **budget}))
         command = [str(python), str(Path(__file__).with_name("_peer.py").resolve()), str(spec), csv]
         return {**child(command, limit=arguments.limit), **score(arguments, arguments.table, csv)}
-    return None
 
 
 def main() -> None:
@@ -111,11 +118,15 @@ def report(arguments: argparse.Namespace, name: str, epsilon: float, seconds: di
     """One line: means over the fits, and the ratio to each of our generators, whose seconds are kept in `seconds`."""
     fit = split_fit(arguments, arguments.table, name, epsilon)
     one = peer_fit if name in PEERS else ours
-    results = [r for r in (one(arguments, name, fit) for _ in range(arguments.fits)) if r is not None]
-    for r in results:
-        keep(arguments, {"generator": name, "epsilon": epsilon, **r})
-    if not results:
-        line(name, f"{epsilon:g}", *("" for _ in SHOWN[:-2]), f"not finished in {arguments.limit:g} s", "")
+    results: list[Numbers] = []
+    try:
+        for _ in range(arguments.fits):
+            results.append(one(arguments, name, fit))
+            keep(arguments, {"generator": name, "epsilon": epsilon, **results[-1]})
+    except Unfinished as reason:
+        print(reason, file=sys.stderr)
+        said = str(reason) if str(reason).startswith("not finished") else "failed"
+        line(name, f"{epsilon:g}", *("" for _ in SHOWN[2:]), said, "", *("" for _ in arguments.generators))
         return
     own = float(mean(results, "fit_s", ".6g"))
     if name in arguments.generators:
