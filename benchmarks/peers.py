@@ -1,7 +1,8 @@
 """Other projects' generators and ours in one run: same rows, same budget, same evaluator, and the ratio of seconds.
 
     .venv/bin/python benchmarks/peers.py --data ../shared/data --evaluator ../shared/tools/evaluate.py \
-        --environments /tmp/peers --peers dpmm-mst dpmm-aim --generators mst aim --epsilons 1 --limit 900
+        --environments /tmp/peers --peers dpmm-mst dpmm-aim --generators mst aim --epsilons 1 --limit 900 \
+        [--dpsynth ../dpsynth --dp-accounting ../differential-privacy --peers dpsynth-mst ...]
 
 Each peer lives in an environment of its own in a folder of --environments; one that is not there is made with venv and
 pip. dpsynth is on no package index and needs the head of dp-accounting: --dpsynth and --dp-accounting name clones of
