@@ -103,9 +103,8 @@ def estimate(
     ready = [Measurement(tuple(place[a] for a in m.attributes), m.counts, m.sigma).sorted() for m in measurements]
     tree = junction_tree([sizes[a] for a in order], [m.attributes for m in ready])
     model = GraphicalModel.uniform([sizes[a] for a in order], tree, total)
-    if start is not None:
-        model = _carried(start.renumbered(order), model)
-    fitted = _descend(model, merged(ready), iterations, progress) if ready else model
+    carried = model if start is None else _carried(start.renumbered(order), model)
+    fitted = _descend((carried, model), merged(ready), iterations, progress) if ready else model
     return fitted.renumbered([place[a] for a in range(len(sizes))])
 
 
@@ -260,24 +259,34 @@ class _Propagation:
         self._tree, self._total, self._over = tree, total, over
 
     def tables(self, logs: Tables) -> Tables:
-        """Expected counts of every clique, each summing to the total (Koller & Friedman 2009, 10.2)."""
+        """Expected counts of every clique, each summing to the total (Koller & Friedman 2009, 10.2); NaN where logs are
+        so far apart that nothing is left of their product.
+        """
 
         def weights(i: int) -> Array:
             shifted = logs[i] - logs[i].max()
             return np.asarray(np.exp(shifted, out=shifted))
 
         tables = [t for t in self._over(weights, range(len(logs))) if isinstance(t, np.ndarray)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self._upward(tables)
+            tables[0] *= self._total / tables[0].sum()
+            self._downward(tables)
+        return tables
+
+    def _upward(self, tables: Tables) -> None:
         cliques, parents, shared = self._tree.cliques, self._tree.parents, self._tree.separators
         for i in range(len(cliques) - 1, 0, -1):
             message = tables[i].sum(axis=others(cliques[i], shared[i]))
             tables[parents[i]] *= expand(message / message.max(), shared[i], cliques[parents[i]])
-        tables[0] *= self._total / tables[0].sum()
+
+    def _downward(self, tables: Tables) -> None:
+        cliques, parents, shared = self._tree.cliques, self._tree.parents, self._tree.separators
         for i in range(1, len(cliques)):
             above = tables[parents[i]].sum(axis=others(cliques[parents[i]], shared[i]))
             below = tables[i].sum(axis=others(cliques[i], shared[i]))
             ratio = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
             tables[i] *= expand(ratio, shared[i], cliques[i])
-        return tables
 
 
 @contextmanager
@@ -291,20 +300,22 @@ def _shared_out(cells: int) -> Iterator[Map]:
 
 
 def _descend(
-    model: GraphicalModel,
+    starts: tuple[GraphicalModel, GraphicalModel],
     targets: Mapping[Clique, Target],
     iterations: int,
     progress: Callable[[float], None] | None,
 ) -> GraphicalModel:
-    """Accelerated interior gradient: `best` is a running mixture of clique tables, `fast` the mirror point it is
-    mixed from.
-    """
-    with _shared_out(model.tree.cells(model.sizes)) as over:
-        return _Descent(model, _Objective(model, targets, over), over).run(iterations, progress)
+    """The descent from the first of `starts`, or from the second where the first is too far out to be computed with."""
+    with _shared_out(starts[1].tree.cells(starts[1].sizes)) as over:
+        objective = _Objective(starts[1], targets, over)
+        descents = (_Descent(model, objective, over) for model in starts)
+        return next(d for d in descents if d.sound).run(iterations, progress)
 
 
 class _Descent:
-    """The state of one descent."""
+    """The accelerated interior gradient: `best` is a running mixture of clique tables, `logs` and `fast` the mirror
+    point that it is mixed from.
+    """
 
     def __init__(self, model: GraphicalModel, objective: _Objective, over: Map) -> None:
         self._model, self._objective, self._over = model, objective, over
@@ -315,6 +326,11 @@ class _Descent:
         self._best = self._propagation.tables(self._logs)
         self._fast_marginals = self._marginals = objective.marginals(self._best)
         self._value = objective.loss(self._marginals)
+
+    @property
+    def sound(self) -> bool:
+        """Whether the start can be computed with."""
+        return math.isfinite(self._value)
 
     def run(self, iterations: int, progress: Callable[[float], None] | None) -> GraphicalModel:
         """The best point within `iterations` steps."""

@@ -161,7 +161,8 @@ def _weight(bits: int, weights: tuple[float, ...]) -> float:
 
 @lru_cache(maxsize=64)
 def _log_sizes(sizes: tuple[int, ...]) -> tuple[float, ...]:
-    return tuple(math.log(max(s, 1)) for s in sizes)
+    """A set of attributes always outweighs its subsets, by an attribute of a single cell too."""
+    return tuple(math.log(max(s, 1)) + 1e-6 for s in sizes)
 
 
 def expand(array: Array, held: Clique, clique: Clique) -> Array:

@@ -171,18 +171,17 @@ class AIM(MarginalGenerator):
         ends = [steps * (r + 1) // ROUNDS for r in range(ROUNDS)]
         for r, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
             chosen = self._round(search, model, held, (rows, plan, range(begin, end)))
-            if not chosen:
-                continue
             measured = measured + chosen
-            last = r == ROUNDS - 1
-            model = estimate(
-                sizes,
-                measured,
-                iterations=LAST_ITERATIONS if last else ROUND_ITERATIONS,
-                start=model,
-                progress=partial(self._tell, f"round {r + 1} of {ROUNDS}: fitting the model"),
-            )
+            if chosen:
+                model = self._refit(model, measured, r)
+            self._tell(f"fitting the model, round {r + 1} of {ROUNDS}", 1.0)
         self._model = model
+
+    def _refit(self, model: GraphicalModel, measured: Sequence[Measurement], r: int) -> GraphicalModel:
+        """The model of all counts so far, started from the one before."""
+        steps = LAST_ITERATIONS if r == ROUNDS - 1 else ROUND_ITERATIONS
+        fitting = partial(self._tell, f"fitting the model, round {r + 1} of {ROUNDS}")
+        return estimate(model.sizes, measured, iterations=steps, start=model, progress=fitting)
 
     def _cells_for(self, plan: Plan) -> Callable[[float], int]:
         sigma = noise_of(plan.spends, _count_label(0))
@@ -209,6 +208,8 @@ class AIM(MarginalGenerator):
     ) -> list[Measurement]:
         """Marginals chosen and counted in one round; `held` grows by them."""
         rows, plan, steps = source
+        if steps:
+            self._tell("choosing and counting marginals", steps.start / self._steps(self.schema))
         if not search.candidates or not steps:
             return []
         sigma = noise_of(plan.spends, _count_label(steps.start))
