@@ -57,6 +57,25 @@ class Measurement:
         return Measurement(tuple(sorted(self.attributes)), np.transpose(self.counts, order), self.sigma)
 
 
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A known weight of every cell of some attributes: how much of it a public constraint leaves.
+
+    Attributes:
+      attributes: column positions, in the order of the axes of `weights`; no repeats.
+      weights: >= 0, not all 0; cells of weight 0 never occur.
+    """
+
+    attributes: Clique
+    weights: Array
+
+    def log(self) -> tuple[Clique, Array]:
+        """Attributes rising, and the log weights, -inf for 0."""
+        with np.errstate(divide="ignore"):
+            logs = np.log(np.transpose(self.weights, np.argsort(self.attributes)))
+        return tuple(sorted(self.attributes)), logs
+
+
 @dataclass(frozen=True)
 class JunctionTree:
     """A forest joined into one tree by empty separators.
@@ -178,6 +197,16 @@ class GraphicalModel:
         """The model that knows nothing."""
         return cls(sizes, tree, [np.zeros([sizes[a] for a in c]) for c in tree.cliques], total)
 
+    def weighted(self, factors: Sequence[Factor], *, instead_of: Sequence[Factor] = ()) -> GraphicalModel:
+        """The model times `factors`, each held by some clique, those of `instead_of` divided out; 0 stays 0."""
+        potentials = list(self.potentials)
+        for factor, sign in [*((f, -1.0) for f in instead_of), *((f, 1.0) for f in factors)]:
+            attributes, logs = factor.log()
+            home = self.tree.home(attributes)
+            change = np.where(np.isneginf(logs), logs, sign * logs)
+            potentials[home] = potentials[home] + _expand(change, attributes, self.tree.cliques[home])
+        return GraphicalModel(self.sizes, self.tree, potentials, self.total)
+
     def shifted(self, gradient: Sequence[Array | float], factor: float) -> GraphicalModel:
         """The model with `factor` times `gradient` added to its log potentials."""
         moved = [p + factor * g for p, g in zip(self.potentials, gradient, strict=True)]
@@ -191,7 +220,7 @@ class GraphicalModel:
         """Log of clique i's table given its separator: a junction tree's law is the product of these (Koller &
         Friedman 10.2.3).
         """
-        logs = np.log(np.maximum(belief, TINY))
+        logs = np.where(np.isneginf(self.potentials[i]), -np.inf, np.log(np.maximum(belief, TINY)))
         if self.tree.parents[i] < 0:
             return np.asarray(logs)
         clique, shared = self.tree.cliques[i], self.tree.separators[i]
@@ -344,8 +373,9 @@ def _systematic(table: Array, given: Ints, rng: np.random.Generator) -> Ints:
     ends = ends / np.maximum(ends[:, -1:], np.finfo(float).tiny)
     flat = (ends + np.arange(len(table))[:, None]).ravel()
     found = np.searchsorted(flat, sorted_given + spot, side="right") - sorted_given * table.shape[1]
+    last = table.shape[1] - 1 - (table[:, ::-1] > 0).argmax(axis=1)  # rounding must not reach a cell that never occurs
     drawn = np.empty(len(given), dtype=np.int64)
-    drawn[order] = np.clip(found, 0, table.shape[1] - 1)
+    drawn[order] = np.clip(found, 0, last[sorted_given])
     return drawn
 
 
@@ -366,6 +396,7 @@ def estimate(
     total: float | None = None,
     iterations: int = 1000,
     start: GraphicalModel | None = None,
+    factors: Sequence[Factor] = (),
     progress: Callable[[float], None] | None = None,
 ) -> GraphicalModel:
     """The graphical model whose marginals fit `measurements` best, each weighted by 1/sigma^2.
@@ -379,7 +410,10 @@ def estimate(
       measurements: noisy marginals; attributes nobody measured come out uniform.
       total: row count where it is public; estimated from the measurements otherwise.
       iterations: steps at most; fewer where nothing moves any more.
-      start: model to start from where its cliques nest in the new tree's.
+      start: model to start from where its cliques nest in the new tree's; made with the same `factors`.
+      factors: known weights of cells. The model starts from their product (the base measure of the maximum-entropy
+        distribution) and steps move only exponents, so what they rule out never occurs. Noisy counts of cells that
+        they rule out are left out of the fit: the model is 0 there whatever they say.
       progress: told the share of steps done.
 
     Raises:
@@ -393,16 +427,23 @@ def estimate(
         if not ready:
             raise UsageError("Without measurements the total must be given.")
         total = estimate_total(ready)
-    tree = junction_tree(sizes, [m.attributes for m in ready])
-    model = GraphicalModel.uniform(sizes, tree, total)
+    tree = junction_tree(sizes, [m.attributes for m in ready] + [f.attributes for f in factors])
+    model = GraphicalModel.uniform(sizes, tree, total).weighted(factors)
+    if factors:
+        ready = [_where_possible(m, model) for m in ready]
     if start is not None:
         model = _carried(start, model)
     return _descend(model, _Loss(tree, ready), iterations, progress) if ready else model
 
 
+def _where_possible(m: Measurement, base: GraphicalModel) -> Measurement:
+    """The measurement with 0 counted in every cell that `base` rules out, so that they add nothing to the loss."""
+    return Measurement(m.attributes, np.where(base.marginal(m.attributes) > 0, m.counts, 0.0), m.sigma)
+
+
 def _carried(old: GraphicalModel, new: GraphicalModel) -> GraphicalModel:
-    """Potentials of `old` on the cliques of `new`; those that fit nowhere are left out."""
-    potentials = list(new.potentials)
+    """Potentials of `old` on the cliques of `new`, which keeps its zeros only; those that fit nowhere are left out."""
+    potentials: list[Array] = [np.where(np.isneginf(p), p, 0.0) for p in new.potentials]
     for clique, potential in zip(old.tree.cliques, old.potentials, strict=True):
         home = new.tree.home(clique)
         if home >= 0:
