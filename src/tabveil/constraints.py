@@ -225,7 +225,8 @@ class Implied(Constraint):
     def __post_init__(self) -> None:
         self._name("column")
         self._name("given")
-        pairs = list(self.mapping.items() if isinstance(self.mapping, Mapping) else self.mapping)
+        given = self.mapping.items() if isinstance(self.mapping, Mapping) else self.mapping
+        pairs = list(given) if isinstance(self.mapping, Mapping | list | tuple) else []
         if not pairs or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
             raise self.error("'mapping' must list a value of the column for values of the other")
         pairs = [(_text(k), _text(v)) for k, v in pairs]
@@ -280,7 +281,9 @@ def _allows(column: Column, value: Value) -> bool:
         return column.nullable
     if isinstance(column, Discrete):
         return value in column.labels
-    if not isinstance(column, Integer | Decimal) or isinstance(value, bool | str) or not abs(value) < 1e300:
+    if not isinstance(column, Integer | Decimal) or isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if not abs(value) < 1e300:
         return False
     digits = column.decimals if isinstance(column, Decimal) else 0
     return column.low <= value <= column.high and math.isclose(round(value, digits), value, abs_tol=1e-13)
@@ -523,7 +526,8 @@ def _check_sums(constraints: Sequence[Constraint], columns: Columns, follows: Ma
     for constraint in constraints:
         if not isinstance(constraint, Sum) or constraint.always_fits(columns):
             continue
-        others = {m for c in constraints if c is not constraint for m in c.members}
+        free = [c for c in constraints if c is constraint or (isinstance(c, Sum) and c.always_fits(columns))]
+        others = {m for c in constraints if c not in free for m in c.members}
         busy = [p for p in constraint.parts if p in follows or p in others]
         if busy:
             raise constraint.error(

@@ -72,7 +72,8 @@ def _(constraint: Sum, columns: Columns, codes: Mapping[str, Codes]) -> Mask:
 
 
 def _missing(constraint: Constraint, columns: Columns, codes: Mapping[str, Codes], skip: str | None = None) -> Mask:
-    return np.logical_or.reduce([codes[m] == size(columns[m]) for m in constraint.members if m != skip])
+    missing = [codes[m] == size(columns[m]) for m in constraint.members if m != skip]
+    return np.asarray(np.logical_or.reduce(missing))
 
 
 def _implied(constraint: Implied, columns: Columns, codes: Mapping[str, Codes]) -> Codes:
