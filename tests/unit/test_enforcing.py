@@ -184,6 +184,36 @@ def test_weights_are_the_probabilities_that_constraints_hold(case: tuple) -> Non
     np.testing.assert_allclose(found, product, atol=1e-8)
 
 
+MASKED: dict[str, tuple[tuple[Column, ...], tuple[Constraint, ...]]] = {
+    "branching": ((A, B, C), (LOW_HIGH, Inequality(low="a", high="c", strict=True))),
+    "bounded sum": (
+        (A, B, C, Integer(name="all", low=12, high=25, missing=("",))),
+        (Sum(total="all", parts=tuple("abc")),),
+    ),
+}
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("case", MASKED.values(), ids=MASKED.keys())
+def test_what_is_drawn_by_redraws_follows_its_law_given_the_cells(case: tuple) -> None:
+    """alpha = 1e-9, n = 200,000 rows; in every cell the law is the product law where the constraints hold."""
+    schema = Schema(columns=case[0], constraints=case[1])
+    rules, allowed = Rules(schema), holding(schema, AXES)
+    model = random_model(AXES, [(0, 1, 2)]).weighted(rules.factors(AXES))
+    cells = cells_of(model, N)
+    drawn = rules.draw(AXES, cells, np.random.default_rng(1))
+    codes = np.stack([drawn[a.column.name] for a in AXES], axis=1)
+    kept = allowed[tuple(codes.T)]
+    assert kept.mean() > 0.9
+    seen, held = np.zeros(model.sizes), allowed.astype(float)
+    np.add.at(seen, tuple(cells[kept].T), 1)
+    for i, axis in enumerate(AXES):
+        held = np.moveaxis(np.tensordot(code_law(axis), held, axes=(1, i)), 0, i)
+    law = over_codes(np.divide(seen, held, out=np.zeros_like(seen), where=held > 0), AXES) * allowed
+    assert p_value(codes[kept], law) > ALPHA
+    assert p_value(codes[kept], law * np.where(np.arange(law.size).reshape(law.shape) % 2, 1.05, 0.95)) < ALPHA
+
+
 def _swapped(axes: Sequence[Axis], cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The biased repair: values that break the rule change places."""
     a, b = (axis.draw(cells[:, i], rng) for i, axis in enumerate(axes[:2]))
