@@ -2,8 +2,8 @@
 
     PYTHONPATH=src python benchmarks/constraints.py [--rows 50000] [--sampled 100000] [--epsilon 1]
 
-One line per generator and set of constraints: charged steps, seconds of the fit, seconds to sample, rows that break a
-rule (a schema without constraints is checked against the rules it does not know), the mean distance of the two dates of
+One line per generator and set of constraints: charged steps, seconds of the fit, seconds to sample, violations of
+the rules given, and of all that the table obeys, the mean distance of the two dates of
 a stay beside the real one, and how far the mean of each date strays (in days).
 """
 
@@ -93,11 +93,11 @@ def measure(name: str, schema: tv.Schema, frame: pd.DataFrame, options: argparse
     fitted = time.perf_counter()
     sample = made.sample(options.sampled, random_state=0)
     sampled = time.perf_counter()
-    broken = sum(violations(EVERY, sample).values())
+    own, every = (sum(violations(s, sample).values()) for s in (schema, EVERY))
     stays = [(f["discharged"] - f["admitted"]).dt.days.abs().mean() for f in (sample, frame)]
     dates = [abs((sample[c].mean() - frame[c].mean()).days) for c in ("born", "admitted", "discharged")]
     times = [f"{fitted - start:.1f}", f"{sampled - fitted:.2f}"]
-    return [str(steps), *times, f"{broken:,}", f"{stays[0]:.1f} ({stays[1]:.1f})", ", ".join(map(str, dates))]
+    return [str(steps), *times, f"{own}, {every:,}", f"{stays[0]:.1f} ({stays[1]:.1f})", ", ".join(map(str, dates))]
 
 
 def main() -> None:
@@ -109,7 +109,7 @@ def main() -> None:
     options = parser.parse_args()
     frame = made_up(options.rows)
     print(
-        "| generator | constraints | charged steps | fit_s | sample_s | violations | days between (real) | dates off |"
+        "| generator | constraints | charged | fit_s | sample_s | violations, all rules | days between (real) | dates off |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for name in ("independent", "mst"):
