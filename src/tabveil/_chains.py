@@ -102,7 +102,7 @@ class Chain:
 
     def _line(self, axis: Axis, origin: int) -> _Line:
         pieces = len(axis.edges) - 1
-        share = _spread(axis)
+        share = spread(axis)
         leaf = np.searchsorted(axis.edges + origin, self._edges[:-1], side="right") - 1
         inside = (leaf >= 0) & (leaf < pieces)
         leaf = np.where(inside, leaf, 0)
@@ -269,7 +269,7 @@ def subsets(points: Ints, count: int, rng: np.random.Generator) -> Ints:
     return np.sort(chosen, axis=1)
 
 
-def _spread(axis: Axis) -> Floats:
+def spread(axis: Axis) -> Floats:
     """The share of each leaf in its cell, EVEN of it spread over all values."""
     widths = np.append(np.diff(axis.edges), np.ones(axis.leaves - len(axis.edges) + 1))
     counted = axis.cell >= 0

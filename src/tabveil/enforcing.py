@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tabveil import constraints as rules
-from tabveil._chains import Chain
+from tabveil._chains import Chain, spread
 from tabveil.columns import Column
 from tabveil.constraints import Constraint, FixedCombinations, Implied, Inequality, Sum, origin
 from tabveil.encoding import INVALID, Axis, Codes, Floats, parse, size
@@ -220,7 +220,7 @@ class Listed(Group):
             leaf = np.searchsorted(axis.edges, np.arange(codes), side="right") - 1
             widths = np.append(np.diff(axis.edges), 1)
             leaf = np.clip(leaf, 0, axis.leaves - 1)
-            laws.append((cell, np.where(cell >= 0, axis.shares[leaf] / widths[leaf], 0.0)))
+            laws.append((cell, np.where(cell >= 0, spread(axis)[leaf] / widths[leaf], 0.0)))
         return laws
 
     def factors(self, axes: Mapping[str, Axis]) -> list[tuple[tuple[str, ...], Floats]]:

@@ -305,16 +305,22 @@ class GraphicalModel:
     def _multiply_out(self, wanted: Clique) -> Array:
         """Sum out, leaf by leaf, everything that neither `wanted` nor a separator still needs."""
         tree = self.tree
-        tables = [(c, self._conditional(i)) for i, c in enumerate(tree.cliques)]
+        tables = list(zip(tree.cliques, self._conditionals, strict=True))
         for i in range(len(tables) - 1, 0, -1):
             held, table = tables[i]
             keep = tuple(a for a in held if a in wanted or a in tree.separators[i])
+            if keep == tree.separators[i]:  # nothing wanted beyond it: given the separator its table sums to 1
+                continue
             table = table.sum(axis=_others(held, keep))
             parent, parent_table = tables[tree.parents[i]]
             union = tuple(sorted({*keep, *parent}))
             tables[tree.parents[i]] = (union, _expand(table, keep, union) * _expand(parent_table, parent, union))
         held, table = tables[0]
         return np.asarray(table.sum(axis=_others(held, wanted)))
+
+    @cached_property
+    def _conditionals(self) -> list[Array]:
+        return [self._conditional(i) for i in range(len(self.tree.cliques))]
 
     def _conditional(self, i: int) -> Array:
         """Belief of clique i given its separator (the root's: the belief itself)."""

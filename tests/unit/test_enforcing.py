@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -464,6 +465,29 @@ def test_wide_grids_are_drawn_without_running_over() -> None:
     codes = rules.draw(axes, np.zeros((10_000, 2), dtype=np.int64), np.random.default_rng(0))
     assert (codes["a"] < codes["b"]).all()
     assert abs(codes["a"].mean() / wide[0].units - 1 / 3) < 0.02
+
+
+def test_what_counts_never_saw_stays_possible_where_nothing_else_is() -> None:
+    """Noise may leave every allowed value without weight; the rules hold all the same, and the model is sound."""
+    both = Schema(
+        columns=(A, B, CITY, LAND),
+        constraints=(LOW_HIGH, FixedCombinations(columns=("city", "land"), allowed=[("t", "k")])),
+    )
+    high = np.zeros(10)
+    high[9] = 1.0
+    axes = [
+        Axis(A, np.arange(11), np.zeros(10, dtype=int), high),
+        Axis(replace(B, missing=()), np.arange(13), np.zeros(12, dtype=int), np.append(1.0, np.zeros(11))),
+        Axis(CITY, np.arange(8), np.zeros(8, dtype=int), np.append(0.0, np.ones(7))),
+        Axis(LAND, np.arange(4), np.zeros(3, dtype=int), np.array([0.0, 1.0, 1.0])),
+    ]
+    both = replace(both, columns=(A, axes[1].column, replace(CITY, missing=(), invalid="refuse"), LAND))
+    axes[2] = Axis(both["city"], axes[2].edges, axes[2].cell[:-1], axes[2].weight[:-1])
+    rules = Rules(both)
+    model = estimate([1] * 4, [Measurement((0,), np.ones(1), 1.0)], factors=rules.factors(axes))
+    codes = rules.draw(axes, model.sample(1_000, np.random.default_rng(0)), np.random.default_rng(0))
+    assert rules.hold(codes).all()
+    assert set(codes["city"]) == {0}
 
 
 def test_schemas_without_constraints_are_sampled_as_before() -> None:
