@@ -93,6 +93,7 @@ def show(file: SchemaFile, as_json: Json = False) -> None:
         f"approved by {schema.approved_by} on {schema.approved_on}" if schema.approved_by else "",
         f"public row count {schema.public_rows}" if schema.public_rows else "the row count is private",
         columns([("column", "kind", "values", "missing", "invalid", "source"), *map(_row, schema.columns)]),
+        *(f"every row obeys: {c}" for c in schema.constraints),
     ]
     answer(schema.to_dict(), "\n".join(filter(None, lines)), as_json=as_json)
 

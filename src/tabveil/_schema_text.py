@@ -19,7 +19,9 @@ from typing import Any
 
 import yaml
 
+from tabveil import constraints
 from tabveil.columns import KINDS, Column, Date, Datetime
+from tabveil.constraints import Constraint
 from tabveil.errors import SchemaError
 
 VERSION = 1
@@ -49,6 +51,11 @@ HEADER = """\
 #   invalid  clip (to the nearest bound) | missing | refuse (stop before anything is charged)
 #   source   who vouches for bounds or categories: declared (a person) | draft (proposed from rows) | charged (ledger)
 #   note     where they come from, for a reader
+# Constraint (optional list `constraints`): kind, and by kind; rules that every row is publicly known to obey
+#   inequality          low, high: columns, low <= high; strict: true for <
+#   fixed_combinations  columns, and either allowed or forbidden: lists of one value per column
+#   implied             column, given, mapping: value of given -> value of column (null: missing)
+#   sum                 total, parts: columns
 # Put quotes around texts that look like numbers, dates, yes or no.
 """
 
@@ -110,12 +117,35 @@ def column_from_dict(data: Any, *, position: int) -> Column:
         hint = did_you_mean(str(kind), KINDS) if isinstance(kind, str) else ""
         raise SchemaError(f"{where}: 'kind' must be one of {', '.join(KINDS)}{hint or '.'}")
     cls = KINDS[kind]
+    _check_fields(cls, data, where=where)
+    return cls(**{k: _typed(cls, k, v) for k, v in data.items() if k != "kind"})
+
+
+def _check_fields(cls: type[Column] | type[Constraint], data: Mapping[str, Any], *, where: str) -> None:
+    """Raise SchemaError for a key that is not one of the class's fields, or one that is lacking."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     check_keys(data, known={"kind", *fields}, where=where)
     lacking = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in data]
     if lacking:
-        raise SchemaError(f"{where} ({kind}): {' and '.join(map(repr, lacking))} must be given.")
-    return cls(**{k: _typed(cls, k, v) for k, v in data.items() if k != "kind"})
+        raise SchemaError(f"{where} ({cls.kind}): {' and '.join(map(repr, lacking))} must be given.")
+
+
+def constraint_from_dict(data: Any, *, position: int) -> Constraint:
+    """The constraint that `data` describes; `position` (from 1) names it.
+
+    Raises:
+      SchemaError: unknown or missing key, unknown kind, or a rule of the constraint's kind is broken.
+    """
+    where = f"Constraint number {position}"
+    if not isinstance(data, Mapping):
+        raise SchemaError(f"{where} must be written as keys and values (kind, ...).")
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in constraints.KINDS:
+        hint = did_you_mean(kind, constraints.KINDS) if isinstance(kind, str) else ""
+        raise SchemaError(f"{where}: 'kind' must be one of {', '.join(constraints.KINDS)}{hint or '.'}")
+    cls = constraints.KINDS[kind]
+    _check_fields(cls, data, where=where)
+    return cls(**{k: v for k, v in data.items() if k != "kind"})
 
 
 def _typed(cls: type[Column], field: str, value: Any) -> Any:
@@ -240,10 +270,12 @@ _Dumper.yaml_implicit_resolvers = {
 
 def dump_yaml(data: Mapping[str, Any], *, draft: bool) -> str:
     """`Schema.to_dict` as commented YAML; a draft begins with a warning in capitals."""
-    head = {k: v for k, v in data.items() if k != "columns"}
+    head = {k: v for k, v in data.items() if k not in ("columns", "constraints")}
     parts = [DRAFT_WARNING if draft else "", HEADER, "\n", _dump(head, flow=False), "\ncolumns:\n"]
     for column in data["columns"]:
         parts += [_dump([_native(column)], flow=None), "\n"]
+    if "constraints" in data:
+        parts += ["constraints:\n", *(_dump([c], flow=None) for c in data["constraints"])]
     return "".join(parts).rstrip("\n") + "\n"
 
 

@@ -28,8 +28,10 @@ from scipy import stats
 
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent
 from tabveil.columns import Boolean, Categorical, Column, Date, Datetime, Decimal, Identifier, Integer
+from tabveil.constraints import FixedCombinations, Implied, Inequality, Sum
 from tabveil.encoding import Axis, conform
-from tabveil.errors import BudgetExceededError, TabveilError
+from tabveil.enforcing import violations
+from tabveil.errors import BudgetExceededError, TabveilError, UsageError
 from tabveil.generators import generators
 from tabveil.generators.base import Generator, create, load
 from tabveil.ledger import Ledger
@@ -95,6 +97,68 @@ def mixed_table(rows: int, seed: int = 0) -> pd.DataFrame:
         }
     )
     frame.loc[frame.index[: rows // 20], "born"] = pd.NaT
+    return frame
+
+
+def ruled_schema() -> Schema:
+    """Every kind of constraint, over dates that may be missing, numbers, and listed values."""
+    first, last = dt.date(2020, 1, 1), dt.date(2020, 12, 31)
+    columns: tuple[Column, ...] = (
+        Date(name="admitted", low=first, high=last),
+        Date(name="treated", low=first, high=last, missing=("",)),
+        Date(name="discharged", low=first, high=last, missing=("",)),
+        Integer(name="least", low=0, high=90),
+        Integer(name="low", low=10, high=100),
+        Integer(name="high", low=20, high=90),
+        Categorical(name="town", categories=("a", "b", "c", "d")),
+        Categorical(name="county", categories=("x", "y"), missing=("",), invalid="missing"),
+        Boolean(name="capital"),
+        Integer(name="rank", low=1, high=9),
+        Integer(name="whole", low=0, high=50),
+        Decimal(name="part", low=0.0, high=50.0, decimals=2, missing=("",)),
+        Decimal(name="total", low=20.0, high=80.0, decimals=2, missing=("",)),
+    )
+    towns = (("a", "x"), ("b", "x"), ("c", "y"), ("d", "y"))
+    return Schema(
+        columns=columns,
+        constraints=(
+            Inequality(low="admitted", high="treated"),
+            Inequality(low="treated", high="discharged", strict=True),
+            Inequality(low="least", high="low"),
+            Inequality(low="least", high="high"),
+            FixedCombinations(columns=("town", "county"), allowed=towns),
+            Implied(column="capital", given="county", mapping=(("x", "false"),)),
+            Implied(column="rank", given="town", mapping=tuple(zip("abcd", (4, 2, 9, 1), strict=True))),
+            Sum(total="total", parts=("whole", "part")),
+        ),
+    )
+
+
+def ruled_table(rows: int, seed: int = 0) -> pd.DataFrame:
+    """`rows` made-up rows for `ruled_schema`, every third of which breaks its constraints."""
+    rng = np.random.default_rng(seed)
+    day = pd.to_datetime("2020-01-01") + pd.to_timedelta(rng.integers(0, 300, rows), unit="D")
+    wrong, stay = np.arange(rows) % 3 == 0, pd.to_timedelta(rng.integers(0, 20, rows), unit="D")
+    whole, part = rng.integers(0, 51, rows), np.round(rng.uniform(0, 50, rows), 2)
+    number = rng.integers(20, 90, rows)
+    frame = pd.DataFrame(
+        {
+            "admitted": day,
+            "treated": day + stay,
+            "discharged": day + (2 * stay).where(~wrong, -stay) + pd.Timedelta(days=1),
+            "least": number,
+            "low": np.where(wrong, 10, number),
+            "high": number + rng.integers(0, 5, rows),
+            "town": rng.choice(list("abcd"), rows),
+            "county": rng.choice(["x", "y"], rows),
+            "capital": rng.random(rows) > 0.5,
+            "rank": rng.integers(1, 10, rows),
+            "whole": whole,
+            "part": part,
+            "total": whole + part + wrong,
+        }
+    )
+    frame.loc[frame.index % 5 == 1, ["treated", "part"]] = None
     return frame
 
 
@@ -239,6 +303,25 @@ def check_edge_tables(name: str) -> None:
             _require_schema(sample, schema, 50)
         except (ConformanceError, ArithmeticError, ValueError, IndexError, TabveilError) as error:
             raise ConformanceError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def check_constraints(name: str) -> None:
+    """Every sampled row obeys every constraint, whatever the rows and the noise; or the schema is refused."""
+    schema = ruled_schema()
+    asked_of = create(name, epsilon=1.0, delta=1e-6)
+    if not asked_of.keeps_constraints:
+        try:
+            asked_of.plan(schema)
+        except UsageError:
+            return
+        raise ConformanceError("constraints are neither kept nor refused")
+    for epsilon, rows in ((1.0, 600), (0.01, 40), (1.0, 0)):
+        made = fitted(name, ruled_table(rows), schema, epsilon=epsilon)
+        for asked in (0, 1, 3_000):
+            sample = made.sample(asked)
+            _require_schema(sample, schema, asked)
+            broken = [rule for rule, times in violations(schema, sample).items() if times]
+            _require(not broken, f"a sampled row breaks the constraint {', '.join(broken)}")
 
 
 def check_undeclared_category_never_appears(name: str) -> None:
@@ -464,6 +547,7 @@ GENERATOR_CHECKS: tuple[Callable[[str], None], ...] = (
     check_never_above_budget,
     check_obeys_schema,
     check_edge_tables,
+    check_constraints,
     check_undeclared_category_never_appears,
     check_values_outside_bounds_are_clipped,
     check_input_is_unchanged,

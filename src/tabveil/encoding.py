@@ -385,6 +385,16 @@ class Axis:
         """The axis with cell c renamed groups[c], so that cells of one group become one cell."""
         return Axis(self.column, self.edges, groups[self.cell], self.weight)
 
+    @cached_property
+    def shares(self) -> Floats:
+        """How likely each leaf is within its cell, shape (leaves,); 0 for a leaf that is not counted."""
+        counted = self.cell >= 0
+        cell = np.where(counted, self.cell, 0)
+        total = np.bincount(cell, weights=np.where(counted, self.weight, 0.0), minlength=self.size)
+        number = np.bincount(cell[counted], minlength=self.size)
+        even, below = total <= 0, np.where(total > 0, total, np.maximum(number, 1))
+        return np.asarray(np.where(counted, np.where(even[cell], 1.0, self.weight) / below[cell], 0.0))
+
     def draw(self, cells: Codes, rng: np.random.Generator) -> Codes:
         """Codes drawn for `cells`, shape (rows,): a leaf by weight, then evenly within the leaf."""
         leaf = self._draw_leaf(cells, rng)

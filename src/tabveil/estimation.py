@@ -28,6 +28,7 @@ from tabveil.errors import UsageError
 from tabveil.graphical_model import (
     Array,
     Clique,
+    Factor,
     GraphicalModel,
     JunctionTree,
     Measurement,
@@ -76,6 +77,7 @@ def estimate(
     total: float | None = None,
     iterations: int = 1000,
     start: GraphicalModel | None = None,
+    factors: Sequence[Factor] = (),
     progress: Callable[[float], None] | None = None,
 ) -> GraphicalModel:
     """The graphical model whose marginals fit `measurements` best, each weighted by 1/sigma^2.
@@ -85,7 +87,10 @@ def estimate(
       measurements: noisy marginals; attributes nobody measured come out uniform.
       total: row count where it is public; estimated from the measurements otherwise.
       iterations: steps at most; fewer where nothing moves any more.
-      start: model to start from where its cliques nest in the new tree's.
+      start: model to start from where its cliques nest in the new tree's; made with the same `factors`.
+      factors: known weights of cells. The model starts from their product (the base measure of the maximum-entropy
+        distribution) and steps move only exponents, so what they rule out never occurs. Noisy counts of cells that
+        they rule out are left out of the fit: the model is 0 there whatever they say.
       progress: told the share of steps done.
 
     Raises:
@@ -99,13 +104,25 @@ def estimate(
             raise UsageError("Without measurements the total must be given.")
         total = estimate_total(measurements)
     order = sorted(range(len(sizes)), key=lambda a: (sizes[a], a))
-    place = {a: i for i, a in enumerate(order)}
-    ready = [Measurement(tuple(place[a] for a in m.attributes), m.counts, m.sigma).sorted() for m in measurements]
-    tree = junction_tree([sizes[a] for a in order], [m.attributes for m in ready])
-    model = GraphicalModel.uniform([sizes[a] for a in order], tree, total)
-    carried = model if start is None else _carried(start.renumbered(order), model)
+    place = [order.index(a) for a in range(len(sizes))]
+    ready = [Measurement(_moved(m.attributes, place), m.counts, m.sigma).sorted() for m in measurements]
+    known = [Factor(_moved(f.attributes, place), f.weights) for f in factors]
+    tree = junction_tree([sizes[a] for a in order], [m.attributes for m in ready] + [f.attributes for f in known])
+    model = GraphicalModel.uniform([sizes[a] for a in order], tree, total).weighted(known)
+    if factors:
+        ready = [_where_possible(m, model) for m in ready]
+    carried = model if start is None else _carried(start.weighted((), instead_of=factors).renumbered(order), model)
     fitted = _descend((carried, model), merged(ready), iterations, progress) if ready else model
-    return fitted.renumbered([place[a] for a in range(len(sizes))])
+    return fitted.renumbered(place)
+
+
+def _moved(attributes: Clique, place: Sequence[int]) -> Clique:
+    return tuple(place[a] for a in attributes)
+
+
+def _where_possible(m: Measurement, base: GraphicalModel) -> Measurement:
+    """The measurement with 0 counted in every cell that `base` rules out, so that they add nothing to the loss."""
+    return Measurement(m.attributes, np.where(base.marginal(m.attributes) > 0, m.counts, 0.0), m.sigma)
 
 
 def _carried(old: GraphicalModel, new: GraphicalModel) -> GraphicalModel:

@@ -45,6 +45,25 @@ class Measurement:
         return Measurement(tuple(sorted(self.attributes)), np.transpose(self.counts, order), self.sigma)
 
 
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A known weight of every cell of some attributes: how much of it a public constraint leaves.
+
+    Attributes:
+      attributes: column positions, in the order of the axes of `weights`; no repeats.
+      weights: >= 0, not all 0; cells of weight 0 never occur.
+    """
+
+    attributes: Clique
+    weights: Array
+
+    def log(self) -> tuple[Clique, Array]:
+        """Attributes rising, and the log weights, -inf for 0."""
+        with np.errstate(divide="ignore"):
+            logs = np.log(np.transpose(self.weights, np.argsort(self.attributes)))
+        return tuple(sorted(self.attributes)), logs
+
+
 @dataclass(frozen=True)
 class JunctionTree:
     """A forest joined into one tree by empty separators.
@@ -211,6 +230,16 @@ class GraphicalModel:
         ]
         return GraphicalModel([self.sizes[a] for a in order], tree, potentials, self.total)
 
+    def weighted(self, factors: Sequence[Factor], *, instead_of: Sequence[Factor] = ()) -> GraphicalModel:
+        """The model times `factors`, each held by some clique, those of `instead_of` divided out; 0 stays 0."""
+        potentials = list(self.potentials)
+        for factor, sign in [*((f, -1.0) for f in instead_of), *((f, 1.0) for f in factors)]:
+            attributes, logs = factor.log()
+            home = self.tree.home(attributes)
+            change = np.where(np.isneginf(logs), logs, sign * logs)
+            potentials[home] = potentials[home] + expand(change, attributes, self.tree.cliques[home])
+        return GraphicalModel(self.sizes, self.tree, potentials, self.total)
+
     def from_beliefs(self, beliefs: Sequence[Array]) -> GraphicalModel:
         """The model on the same tree whose clique tables are `beliefs`, which must agree on every separator."""
         return GraphicalModel(self.sizes, self.tree, [self._factor(i, b) for i, b in enumerate(beliefs)], self.total)
@@ -219,7 +248,7 @@ class GraphicalModel:
         """Log of clique i's table given its separator: a junction tree's law is the product of these (Koller &
         Friedman 10.2.3).
         """
-        logs = np.log(np.maximum(belief, TINY))
+        logs = np.where(np.isneginf(self.potentials[i]), -np.inf, np.log(np.maximum(belief, TINY)))
         if self.tree.parents[i] < 0:
             return np.asarray(logs)
         clique, shared = self.tree.cliques[i], self.tree.separators[i]
@@ -304,16 +333,22 @@ class GraphicalModel:
     def _multiply_out(self, wanted: Clique) -> Array:
         """Sum out, leaf by leaf, everything that neither `wanted` nor a separator still needs."""
         tree = self.tree
-        tables = [(c, self._conditional(i)) for i, c in enumerate(tree.cliques)]
+        tables = list(zip(tree.cliques, self._conditionals, strict=True))
         for i in range(len(tables) - 1, 0, -1):
             held, table = tables[i]
             keep = tuple(a for a in held if a in wanted or a in tree.separators[i])
+            if keep == tree.separators[i]:  # nothing wanted beyond it: given the separator its table sums to 1
+                continue
             table = table.sum(axis=others(held, keep))
             parent, parent_table = tables[tree.parents[i]]
             union = tuple(sorted({*keep, *parent}))
             tables[tree.parents[i]] = (union, expand(table, keep, union) * expand(parent_table, parent, union))
         held, table = tables[0]
         return np.asarray(table.sum(axis=others(held, wanted)))
+
+    @cached_property
+    def _conditionals(self) -> list[Array]:
+        return [self._conditional(i) for i in range(len(self.tree.cliques))]
 
     def _conditional(self, i: int) -> Array:
         """Belief of clique i given its separator (the root's: the belief itself)."""
@@ -373,6 +408,7 @@ def _systematic(table: Array, given: Ints, rng: np.random.Generator) -> Ints:
     ends = ends / np.maximum(ends[:, -1:], np.finfo(float).tiny)
     flat = (ends + np.arange(len(table))[:, None]).ravel()
     found = np.searchsorted(flat, sorted_given + spot, side="right") - sorted_given * table.shape[1]
+    last = table.shape[1] - 1 - (table[:, ::-1] > 0).argmax(axis=1)  # rounding must not reach a cell that never occurs
     drawn = np.empty(len(given), dtype=np.int64)
-    drawn[order] = np.clip(found, 0, table.shape[1] - 1)
+    drawn[order] = np.clip(found, 0, last[sorted_given])
     return drawn

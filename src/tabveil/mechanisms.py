@@ -271,8 +271,8 @@ class PrivateRows:
         return self._codes
 
     def _load(self) -> dict[str, Codes]:
-        """Codes of every learned column, at most k rows per unit."""
-        learned, unit = self._schema.learned, self._schema.privacy_unit
+        """Codes of every modelled column, at most k rows per unit."""
+        learned, unit = self._schema.modelled, self._schema.privacy_unit
         names = [c.name for c in learned] + ([unit] if unit else [])
         parts: dict[str, list[Codes]] = {c.name: [] for c in learned}
         units: list[NDArray[np.object_]] = []

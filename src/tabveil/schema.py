@@ -22,6 +22,7 @@ from typing import Any, Protocol, overload
 from tabveil import _schema_text
 from tabveil._atomic import write_text
 from tabveil.columns import Column, Date, Datetime, Decimal, Identifier, writable
+from tabveil.constraints import Constraint, check_constraints, derived
 from tabveil.errors import DataError, SchemaError
 
 
@@ -65,6 +66,7 @@ class Schema:
       draft: True where bounds or categories were proposed from rows and nobody has approved them. On the class itself,
         `Schema.draft(table)` makes such a proposal.
       approved_by, approved_on: who approved a draft, and the ISO date.
+      constraints: rules between columns that every row is publicly known to obey (`tabveil.constraints`).
 
     Raises:
       SchemaError: any of the rules above is broken.
@@ -80,6 +82,7 @@ class Schema:
     draft: _Draft = _Draft()
     approved_by: str | None = None
     approved_on: str | None = None
+    constraints: tuple[Constraint, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", tuple(self.columns))
@@ -93,6 +96,13 @@ class Schema:
         self._check_texts()
         self._check_counts()
         self._check_approval()
+        self._check_constraints()
+
+    def _check_constraints(self) -> None:
+        if not isinstance(self.constraints, list | tuple):
+            raise SchemaError("The schema's 'constraints' must be a list.")
+        object.__setattr__(self, "constraints", tuple(self.constraints))
+        check_constraints(self.constraints, self.columns)
 
     def _check_texts(self) -> None:
         for field in ("name", "description"):
@@ -147,6 +157,16 @@ class Schema:
     def learned(self) -> tuple[Column, ...]:
         """The columns a fit learns from: all but identifiers."""
         return tuple(c for c in self.columns if not isinstance(c, Identifier))
+
+    @cached_property
+    def derived(self) -> dict[str, Constraint]:
+        """The columns that follow from others by a constraint, each after those it needs."""
+        return derived(self.constraints, self._by_name)
+
+    @property
+    def modelled(self) -> tuple[Column, ...]:
+        """The columns a fit reads and a model holds: the learned ones, less those that follow from others."""
+        return tuple(c for c in self.learned if c.name not in self.derived)
 
     @property
     def unit(self) -> str:
@@ -261,9 +281,11 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """The schema as plain JSON values."""
-        head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "columns"}
+        listed = ("columns", "constraints")
+        head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in listed}
         columns = [_schema_text.column_to_dict(c) for c in self.columns]
-        return {"tabveil_schema": _schema_text.VERSION, **head, "columns": columns}
+        rules = {"constraints": [c.to_dict() for c in self.constraints]} if self.constraints else {}
+        return {"tabveil_schema": _schema_text.VERSION, **head, "columns": columns, **rules}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Schema:
@@ -281,11 +303,15 @@ class Schema:
         columns = data.get("columns")
         if not isinstance(columns, list | tuple):
             raise SchemaError("Schema: 'columns' must be a list, each entry beginning with '- name:'.")
-        head = {k: v for k, v in data.items() if k in fields - {"columns"}}
+        head = {k: v for k, v in data.items() if k in fields - {"columns", "constraints"}}
         if isinstance(head.get("approved_on"), dt.date):
             head["approved_on"] = head["approved_on"].isoformat()
         made = (_schema_text.column_from_dict(c, position=i) for i, c in enumerate(columns, start=1))
-        return cls(columns=tuple(made), **head)
+        rules = data.get("constraints", ())
+        if not isinstance(rules, list | tuple):
+            raise SchemaError("Schema: 'constraints' must be a list, each entry beginning with '- kind:'.")
+        said = tuple(_schema_text.constraint_from_dict(c, position=i) for i, c in enumerate(rules, start=1))
+        return cls(columns=tuple(made), constraints=said, **head)
 
     def to_json(self) -> str:
         """`to_dict` as one canonical line of JSON: sorted keys, no blanks."""

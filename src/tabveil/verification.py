@@ -28,6 +28,7 @@ from tabveil._ledger_store import Entry
 from tabveil.accounting import Spend
 from tabveil.columns import Boolean, Column, Date, Datetime, Decimal, Identifier, Integer
 from tabveil.encoding import Codes, Floats, decode, parse
+from tabveil.enforcing import violations
 from tabveil.errors import DataError, LedgerError, SchemaError, TabveilError, UsageError, VerificationError
 from tabveil.generators.base import load
 from tabveil.ledger import Ledger
@@ -320,7 +321,8 @@ def _check_tables(folder: Path, manifest: Manifest, schema: Schema) -> str:
     for column in schema.names:
         if first.hashes[column] != second.hashes[column]:
             raise VerificationError(f"synthetic.csv and synthetic.parquet differ in column {column!r}.")
-    return f"synthetic.csv and synthetic.parquet hold the same {first.rows} rows, and obey the schema"
+    rules = " and its constraints" if schema.constraints else ""
+    return f"synthetic.csv and synthetic.parquet hold the same {first.rows} rows, and obey the schema{rules}"
 
 
 def _content(table: Table, schema: Schema, *, name: str) -> _Content:
@@ -334,8 +336,15 @@ def _content(table: Table, schema: Schema, *, name: str) -> _Content:
             if codes is None:
                 raise VerificationError(f"{name} breaks the schema in column {column.name!r}.")
             hashes[column.name].update(codes.tobytes())
+        _check_constraints(schema, chunk, name=name)
         rows += len(chunk)
     return _Content(rows, {c: h.hexdigest() for c, h in hashes.items()})
+
+
+def _check_constraints(schema: Schema, rows: pd.DataFrame, *, name: str) -> None:
+    for constraint, broken in violations(schema, rows).items():
+        if broken:
+            raise VerificationError(f"{name} breaks the schema's constraint {constraint}.")
 
 
 def _strict(column: Column, values: pd.Series, *, first: int, typed: bool) -> Codes | None:

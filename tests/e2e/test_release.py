@@ -16,6 +16,8 @@ import pytest
 
 from e2e.conftest import ROWS, SENTINEL, Desk, people
 from tabveil import pipeline
+from tabveil.columns import Categorical
+from tabveil.constraints import Implied
 from tabveil.errors import VerificationError
 from tabveil.ledger import Ledger
 from tabveil.mechanisms import seeded_noise_for_tests
@@ -314,6 +316,17 @@ def test_tables_that_break_the_schema_are_found(private: Path, approved: Schema,
     wide = replace(approved, columns=(approved["age"], approved["color"], replace(approved["income"], decimals=3)))
     _spoil(private, wide, change)
     _fails(private, words)
+
+
+def test_a_table_that_breaks_a_constraint_is_found(tmp_path: Path, approved: Schema) -> None:
+    hue = Categorical(name="hue", categories=("warm", "cold"))
+    rule = Implied(column="hue", given="color", mapping={"red": "warm", "green": "cold", "blue": "cold"})
+    ruled = replace(approved, columns=(*approved.columns, hue), constraints=(rule,))
+    table = people().assign(hue="warm")
+    pipeline.synthesize(table, ruled, generator="independent", epsilon=math.inf, out=tmp_path / "out")
+    assert any("obey the schema and its constraints" in line for line in verify(tmp_path / "out"))
+    _spoil(tmp_path / "out", ruled, lambda f: f.assign(hue=f["hue"].where(f.index > 0, "cold"), color="red"))
+    _fails(tmp_path / "out", "synthetic.parquet breaks the schema's constraint 'hue' implied by 'color'")
 
 
 @pytest.mark.parametrize("name", ["synthetic.csv", "synthetic.parquet"])

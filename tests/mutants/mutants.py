@@ -224,6 +224,18 @@ _A2 = (
         Check(GENERATORS, "test_a_draft_is_refused_by_a_private_fit", ("independent",)),
         "rows were read",
     ),
+    _m(
+        "a2-constraints-from-rows",
+        "combinations that no row has are ruled out, as if that were public",
+        Edit(
+            "tabveil.generators.independent:Independent._learn",
+            "factors=self._factors()",
+            "factors=[__import__('tabveil.graphical_model').graphical_model.Factor("
+            "(0, 1), (rows._count(self._axes[:2]) > 0) * 1.0)]",
+        ),
+        _ONLY_CHARGED,
+        _LEARNED,
+    ),
 )
 
 _A10 = (

@@ -19,6 +19,8 @@ from sklearn.base import clone
 from tabveil import accounting
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent
 from tabveil.columns import Boolean, Categorical, Column, Identifier, Integer
+from tabveil.constraints import Implied, Inequality, Sum
+from tabveil.enforcing import violations
 from tabveil.errors import (
     BudgetExceededError,
     DataError,
@@ -28,7 +30,7 @@ from tabveil.errors import (
     UsageError,
 )
 from tabveil.generators import generators
-from tabveil.generators.base import Generator, create, load
+from tabveil.generators.base import Generator, create, load, outside
 from tabveil.ledger import Ledger
 from tabveil.mechanisms import PrivateRows, seeded_noise_for_tests
 from tabveil.records import RELATION
@@ -526,3 +528,87 @@ def test_nothing_is_unpickled(saved: Path) -> None:
     _arrays(lambda a: a.update(axis0_cell=np.array([Bomb()], dtype=object)))(saved)
     with pytest.raises(DataError):
         load(saved)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# constraints
+RULED = Schema(
+    columns=(
+        Integer(name="low", low=0, high=30),
+        Integer(name="high", low=0, high=30, missing=("",)),
+        Categorical(name="town", categories=("a", "b")),
+        Integer(name="rank", low=0, high=9),
+        Integer(name="sum", low=0, high=60, missing=("",)),
+        Boolean(name="spare"),
+    ),
+    constraints=(
+        Inequality(low="low", high="high"),
+        Implied(column="rank", given="town", mapping={"a": 1, "b": 2}),
+        Sum(total="sum", parts=("low", "high")),
+    ),
+)
+
+
+class Asked(Table):
+    """A table that remembers which columns were read; every row breaks the inequality."""
+
+    def __init__(self) -> None:
+        super().__init__(RULED.names, chunk_rows=100)
+        self.read: set[str] = set()
+
+    def _read(self, columns: list[str]) -> Iterator[pd.DataFrame]:
+        self.read |= set(columns)
+        frame = pd.DataFrame({"low": [30] * 50, "high": [0] * 50, "town": ["a"] * 50, "spare": [True] * 50})
+        yield frame[columns]
+
+
+@pytest.mark.parametrize("name", MARGINAL)
+def test_columns_that_follow_are_neither_read_nor_paid_for(name: str) -> None:
+    plan = create(name, epsilon=1.0, delta=DELTA).plan(RULED)
+    assert not [s.label for s in plan.spends if "'rank'" in s.label or "'sum'" in s.label]
+    source = Asked()
+    made = create(name, epsilon=1.0, delta=DELTA).fit(source, RULED, ledger=account(RULED), dataset="d")
+    assert source.read == {"low", "high", "town", "spare"}
+    sample = made.sample(500)
+    assert (sample["rank"] == sample["town"].map({"a": 1, "b": 2})).all()
+
+
+@pytest.mark.parametrize("name", MARGINAL)
+def test_rows_that_break_a_constraint_are_not_refused_and_not_copied(name: str) -> None:
+    sample = create(name, epsilon=math.inf).fit(Asked(), RULED).sample(2_000)
+    assert set(violations(RULED, sample).values()) == {0}
+    pd.testing.assert_series_equal(sample["sum"].isna(), sample["high"].isna(), check_names=False)
+
+
+def test_constraints_are_outside_of_the_promise() -> None:
+    plain = Schema(columns=RULED.columns)
+    assert not any("Constraints" in s for s in outside(plain))
+    (said,) = [s for s in outside(RULED) if s not in outside(plain)]
+    assert said == (
+        "Constraints between columns are public knowledge that a person vouches for: 'low' <= 'high'; 'rank' implied "
+        "by 'town'; 'sum' = 'low' + 'high'."
+    )
+
+
+def test_pairs_that_constraints_join_are_counted_without_a_choice() -> None:
+    plan = create("mst", epsilon=1.0, delta=DELTA).plan(RULED)
+    choices = [s.label for s in plan.spends if s.label.startswith("choice")]
+    pairs = [s.label for s in plan.spends if s.label.startswith("counts of pair")]
+    assert len(pairs) == len(choices) + 1
+
+
+def test_a_generator_that_does_not_keep_constraints_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = create("independent", epsilon=1.0, delta=DELTA)
+    monkeypatch.setattr(type(made), "keeps_constraints", False)
+    with pytest.raises(UsageError, match="independent does not keep constraints between columns"):
+        made.fit(Unreadable(RULED.names), RULED, ledger=account(RULED), dataset="d")
+    made.plan(Schema(columns=RULED.columns))
+
+
+@pytest.mark.parametrize("name", MARGINAL)
+def test_a_saved_model_keeps_constraints(name: str, tmp_path: Path) -> None:
+    made = create(name, epsilon=math.inf).fit(Asked(), RULED)
+    made.save(tmp_path)
+    again = load(tmp_path)
+    assert again.schema == RULED
+    pd.testing.assert_frame_equal(made.sample(300, random_state=1), again.sample(300, random_state=1))

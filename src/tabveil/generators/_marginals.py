@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from dp_accounting import DpEvent, NonPrivateDpEvent
@@ -19,8 +19,9 @@ from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, 
 from tabveil.columns import Column
 from tabveil.domains import brief, level_label, levels, without_rare
 from tabveil.encoding import Axis, Codes
+from tabveil.enforcing import Rules
 from tabveil.generators.base import Arrays, Generator, Plan, Progress
-from tabveil.graphical_model import GraphicalModel, JunctionTree, Measurement
+from tabveil.graphical_model import Factor, GraphicalModel, JunctionTree, Measurement
 from tabveil.mechanisms import PrivateRows
 from tabveil.samplers import MAX_SIGMA, MIN_SIGMA, representable
 from tabveil.schema import Schema
@@ -103,7 +104,7 @@ def noise_of(spends: Sequence[Spend], label: str) -> float:
 
 def refining(schema: Schema, share: float) -> Part:
     """The part of a plan that `domains.start_axes` asks for."""
-    labels = tuple(level_label(c, i) for c in schema.learned for i in range(levels(c)))
+    labels = tuple(level_label(c, i) for c in schema.modelled for i in range(levels(c)))
     return Part(labels, share)
 
 
@@ -119,10 +120,13 @@ def one_way_label(column: Column) -> str:
 
 
 class MarginalGenerator(Generator):
-    """A generator whose fitted state is one axis per learned column and a graphical model over their cells.
+    """A generator whose fitted state is one axis per modelled column and a graphical model over their cells.
 
-    A subclass's `_learn` sets `_axes` and `_model`; sampling, saving and the default row count are here.
+    A subclass's `_learn` sets `_axes` and `_model`, estimated with `factors=self._factors()`; sampling, constraints,
+    saving and the default row count are here.
     """
+
+    keeps_constraints: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -152,9 +156,12 @@ class MarginalGenerator(Generator):
             self._tell("counting columns", (i + 1) / len(axes))
         return final, measured
 
+    def _factors(self) -> list[Factor]:
+        """What the schema's constraints leave of each combination of cells, for `estimate`."""
+        return Rules(self.schema).factors(self._axes)
+
     def _draw(self, rows: int, rng: np.random.Generator) -> Mapping[str, Codes]:
-        cells = self._fitted_model.sample(rows, rng)
-        return {a.column.name: a.draw(cells[:, i], rng) for i, a in enumerate(self._axes)}
+        return Rules(self.schema).sample(self._fitted_model, self._axes, rows, rng)
 
     @property
     def _fitted_model(self) -> GraphicalModel:
@@ -187,7 +194,7 @@ def unpack_axes(schema: Schema, arrays: Mapping[str, Any]) -> list[Axis]:
     """Undo `pack_axes`."""
     return [
         Axis(c, arrays[f"axis{i}_edges"], arrays[f"axis{i}_cell"], arrays[f"axis{i}_weight"])
-        for i, c in enumerate(schema.learned)
+        for i, c in enumerate(schema.modelled)
     ]
 
 

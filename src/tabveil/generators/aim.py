@@ -140,14 +140,14 @@ class AIM(MarginalGenerator):
         steps = range(self._steps(schema))
         parts = [
             refining(schema, SHARES["refine"]),
-            Part(tuple(one_way_label(c) for c in schema.learned), SHARES["one_way"]),
+            Part(tuple(one_way_label(c) for c in schema.modelled), SHARES["one_way"]),
             Part(tuple(_choice_label(i) for i in steps), SHARES["choose"], choice=True),
             Part(tuple(_count_label(i) for i in steps), SHARES["count"]),
         ]
         return divide(parts, schema, epsilon=self.epsilon, delta=self.delta)
 
     def _steps(self, schema: Schema) -> int:
-        columns = len(schema.learned)
+        columns = len(schema.modelled)
         if columns < 2:
             return 0
         return ROUNDS * (columns - 1) if self.marginals is None else self.marginals
@@ -161,13 +161,13 @@ class AIM(MarginalGenerator):
 
     def _learn(self, rows: PrivateRows, plan: Plan) -> None:
         refined = refining_noise(self.schema, plan.spends)
-        axes = start_axes(self.schema.learned, rows, sigma=refined, cells=self.cells or self._cells_for(plan))
+        axes = start_axes(self.schema.modelled, rows, sigma=refined, cells=self.cells or self._cells_for(plan))
         self._axes, measured = self._count_columns(axes, rows, plan)
         sizes = tuple(a.size for a in self._axes)
-        model = estimate(sizes, measured)
+        model = estimate(sizes, measured, factors=self._factors())
         steps = self._steps(self.schema)
         search = self._search(sizes, model.total, noise_of(plan.spends, _count_label(0)))
-        held: list[Clique] = []
+        held: list[Clique] = [f.attributes for f in self._factors()]
         ends = [steps * (r + 1) // ROUNDS for r in range(ROUNDS)]
         for r, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
             chosen = self._round(search, model, held, (rows, plan, range(begin, end)))
@@ -181,7 +181,7 @@ class AIM(MarginalGenerator):
         """The model of all counts so far, started from the one before."""
         steps = LAST_ITERATIONS if r == ROUNDS - 1 else ROUND_ITERATIONS
         fitting = partial(self._tell, f"fitting the model, round {r + 1} of {ROUNDS}")
-        return estimate(model.sizes, measured, iterations=steps, start=model, progress=fitting)
+        return estimate(model.sizes, measured, iterations=steps, start=model, factors=self._factors(), progress=fitting)
 
     def _cells_for(self, plan: Plan) -> Callable[[float], int]:
         sigma = noise_of(plan.spends, _count_label(0))
@@ -214,7 +214,7 @@ class AIM(MarginalGenerator):
             return []
         sigma = noise_of(plan.spends, _count_label(steps.start))
         contest = self._contest(search, model, sigma)
-        open_ones = [i for i, c in enumerate(search.candidates) if c not in held]
+        open_ones = list(range(len(search.candidates)))
         measured: list[Measurement] = []
         for step in steps:
             if len(open_ones) <= CHECKED_AHEAD:
@@ -285,8 +285,8 @@ def column_weights(schema: Schema, weights: Mapping[str, float] | None) -> list[
     Raises:
       UsageError: a name that is no learned column.
     """
-    names = [c.name for c in schema.learned]
-    given = ({schema.target: TARGET_WEIGHT} if schema.target is not None else {}) if weights is None else weights
+    names = [c.name for c in schema.modelled]
+    given = ({n: TARGET_WEIGHT for n in names if n == schema.target}) if weights is None else weights
     unknown = [n for n in given if n not in names]
     if unknown:
         raise UsageError(

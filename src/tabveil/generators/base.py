@@ -129,6 +129,9 @@ class Generator(ABC):
     guarantee: ClassVar[str] = ""
     """One sentence: what makes this generator private."""
 
+    keeps_constraints: ClassVar[bool] = False
+    """Whether every sampled row obeys the constraints of the schema; if not, a schema with constraints is refused."""
+
     def __init__(
         self,
         *,
@@ -198,8 +201,13 @@ class Generator(ABC):
 
         Raises:
           SchemaError: a private fit under a draft.
-          UsageError: delta above 1 / public_rows.
+          UsageError: delta above 1 / public_rows, or constraints that this generator does not keep.
         """
+        if schema.constraints and not self.keeps_constraints:
+            raise UsageError(
+                f"{self.plugin_name()} does not keep constraints between columns: take them out of the schema, or use "
+                "a generator that does, such as mst."
+            )
         if not math.isfinite(self.epsilon):
             return Plan(self.plugin_name(), math.inf, self.delta, ())
         schema.require_approved()
@@ -366,6 +374,9 @@ def _npz(arrays: Arrays) -> bytes:
 def outside(schema: Schema) -> tuple[str, ...]:
     """Sentences naming what the guarantee of a fit under `schema` does not cover."""
     sentences = ["The schema (bounds, categories, resolutions) is public knowledge that a person vouches for."]
+    if schema.constraints:
+        listed = "; ".join(map(str, schema.constraints))
+        sentences.append(f"Constraints between columns are public knowledge that a person vouches for: {listed}.")
     if schema.public_rows is not None:
         sentences.append(f"The row count {schema.public_rows} is declared public.")
     sentences.append(

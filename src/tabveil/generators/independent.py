@@ -51,15 +51,15 @@ class Independent(MarginalGenerator):
         self.cells = whole("cells", cells, 2, 1000)
 
     def _spends(self, schema: Schema) -> tuple[Spend, ...]:
-        parts = [refining(schema, 0.5), Part(tuple(one_way_label(c) for c in schema.learned), 0.5)]
+        parts = [refining(schema, 0.5), Part(tuple(one_way_label(c) for c in schema.modelled), 0.5)]
         return divide(parts, schema, epsilon=self.epsilon, delta=self.delta)
 
     def _learn(self, rows: PrivateRows, plan: Plan) -> None:
-        columns = self.schema.learned
+        columns = self.schema.modelled
         self._axes = start_axes(columns, rows, sigma=refining_noise(self.schema, plan.spends), cells=self.cells)
         measured = []
         for i, axis in enumerate(self._axes):
             counts = rows.counts([axis], label=one_way_label(axis.column)).astype(float)
             measured.append(Measurement((i,), counts, noise_of(plan.spends, one_way_label(axis.column))))
             self._tell("counting columns", (i + 1) / len(columns))
-        self._model = estimate([a.size for a in self._axes], measured)
+        self._model = estimate([a.size for a in self._axes], measured, factors=self._factors())

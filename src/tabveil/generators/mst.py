@@ -15,12 +15,14 @@ before the first row is read.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
 from tabveil.accounting import Spend
 from tabveil.domains import cells_for, start_axes
+from tabveil.enforcing import Rules
 from tabveil.estimation import estimate
 from tabveil.generators._marginals import (
     MarginalGenerator,
@@ -84,44 +86,53 @@ class MST(MarginalGenerator):
 
     def _spends(self, schema: Schema) -> tuple[Spend, ...]:
         steps = range(self._tree_edges(schema) + self._extra(schema))
+        chosen = steps[len(Rules(schema).joined()) :]
         parts = [
             refining(schema, SHARES["refine"]),
-            Part(tuple(one_way_label(c) for c in schema.learned), SHARES["one_way"]),
-            Part(tuple(_choice_label(i) for i in steps), SHARES["choose"], choice=True),
+            Part(tuple(one_way_label(c) for c in schema.modelled), SHARES["one_way"]),
+            Part(tuple(_choice_label(i) for i in chosen), SHARES["choose"], choice=True),
             Part(tuple(_pair_label(i) for i in steps), SHARES["two_way"]),
         ]
         return divide(parts, schema, epsilon=self.epsilon, delta=self.delta)
 
     def _tree_edges(self, schema: Schema) -> int:
-        return len(schema.learned) - 1
+        return len(schema.modelled) - 1
 
     def _extra(self, schema: Schema) -> int:
-        columns = len(schema.learned)
+        columns = len(schema.modelled)
         wanted = columns // 2 if self.extra_pairs is None else self.extra_pairs
         return min(wanted, (columns - 1) * (columns - 2) // 2)
 
     def _learn(self, rows: PrivateRows, plan: Plan) -> None:
         refined = refining_noise(self.schema, plan.spends)
-        axes = start_axes(self.schema.learned, rows, sigma=refined, cells=self.cells or self._cells_for(plan))
+        axes = start_axes(self.schema.modelled, rows, sigma=refined, cells=self.cells or self._cells_for(plan))
         self._axes, ones = self._count_columns(axes, rows, plan)
         sizes = [a.size for a in self._axes]
-        independent = estimate(sizes, ones)
-        pairs = self._span(independent, rows, plan)
+        factors = self._factors()
+        pairs = self._span(estimate(sizes, ones, factors=factors), rows, plan)
         if self._extra(self.schema):
-            tree = estimate(sizes, ones + pairs, iterations=TREE_ITERATIONS)
-            pairs = pairs + self._extend(tree, rows, plan)
-        self._model = estimate(sizes, ones + pairs, progress=lambda s: self._tell("fitting the model", s))
+            tree = estimate(sizes, ones + pairs, iterations=TREE_ITERATIONS, factors=factors)
+            pairs = pairs + self._extend(tree, [m.attributes for m in pairs], (rows, plan))
+        fitting = partial(self._tell, "fitting the model")
+        self._model = estimate(sizes, ones + pairs, factors=factors, progress=fitting)
 
     def _cells_for(self, plan: Plan) -> Callable[[float], int]:
         return lambda rows: cells_for(self.schema.public_rows or rows, noise_of(plan.spends, _pair_label(0)))
 
     def _span(self, independent: GraphicalModel, rows: PrivateRows, plan: Plan) -> list[Measurement]:
-        """The edges of a maximum spanning tree, one charged choice and one charged histogram each."""
+        """The edges of a maximum spanning tree, one charged choice and one charged histogram each.
+
+        Pairs that constraints join are edges without a choice: which they are is public, and the model holds their
+        factors anyway, so that a tree around them would close circles and grow its tables.
+        """
         contest, edges = self._contest(independent, plan)
         ends = np.array(edges).reshape(-1, 2)
         component = np.arange(len(independent.sizes))
         measured: list[Measurement] = []
-        for step in range(self._tree_edges(self.schema)):
+        for step, (a, b) in enumerate(Rules(self.schema).joined()):
+            measured.append(self._count_pair((a, b), step, rows, plan))
+            component[component == component[b]] = component[a]
+        for step in range(len(measured), self._tree_edges(self.schema)):
             open_edges = np.flatnonzero(component[ends[:, 0]] != component[ends[:, 1]]).tolist()
             if not open_edges:  # only pairs too large to count are left
                 break
@@ -130,11 +141,14 @@ class MST(MarginalGenerator):
             component[component == component[b]] = component[a]
         return measured
 
-    def _extend(self, tree: GraphicalModel, rows: PrivateRows, plan: Plan) -> list[Measurement]:
-        """Pairs the tree explains worst, as long as the model with them stays small."""
+    def _extend(
+        self, tree: GraphicalModel, counted: Sequence[tuple[int, ...]], source: tuple[PrivateRows, Plan]
+    ) -> list[Measurement]:
+        """Pairs beside those `counted` that the tree explains worst, as long as the model with them stays small."""
+        rows, plan = source
         contest, edges = self._contest(tree, plan)
-        held = [c for c in tree.tree.cliques if len(c) == 2]
-        open_edges = [i for i, e in enumerate(edges) if e not in held]
+        held = list(tree.tree.cliques)
+        open_edges = [i for i, e in enumerate(edges) if e not in counted]
         measured: list[Measurement] = []
         for extra in range(self._extra(self.schema)):
             if len(open_edges) <= CHECKED_AHEAD:
