@@ -285,7 +285,7 @@ class _Propagation:
             return np.asarray(np.exp(shifted, out=shifted))
 
         tables = [t for t in self._over(weights, range(len(logs))) if isinstance(t, np.ndarray)]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             self._upward(tables)
             tables[0] *= self._total / tables[0].sum()
             self._downward(tables)

@@ -41,7 +41,7 @@ ALPHA = 1e-9
 DELTA = 1e-6
 K = 3
 NAMES = generators.names()
-MARGINAL = ("independent", "mst")
+MARGINAL = ("aim", "independent", "mst")
 COLUMNS = (Categorical(name="c", categories=("x", "y")), Integer(name="n", low=0, high=9), Boolean(name="b"))
 SCHEMA = Schema(columns=COLUMNS)
 PERSONS = Schema(columns=(Identifier(name="person"), *COLUMNS), privacy_unit="person", max_rows_per_unit=K)
