@@ -287,7 +287,10 @@ class _Propagation:
         tables = [t for t in self._over(weights, range(len(logs))) if isinstance(t, np.ndarray)]
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             self._upward(tables)
-            tables[0] *= self._total / tables[0].sum()
+            mass = float(tables[0].sum())
+            if not 0 < mass < math.inf:
+                return [np.full_like(t, np.nan) for t in tables]
+            tables[0] *= self._total / mass
             self._downward(tables)
         return tables
 

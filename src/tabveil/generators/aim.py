@@ -289,9 +289,7 @@ def column_weights(schema: Schema, weights: Mapping[str, float] | None) -> list[
     given = ({n: TARGET_WEIGHT for n in names if n == schema.target}) if weights is None else weights
     unknown = [n for n in given if n not in names]
     if unknown:
-        raise UsageError(
-            f"'weights' names {len(unknown)} column(s) that the schema does not have or that are not learned."
-        )
+        raise UsageError("'weights' may only name learned columns of the schema: one of its names is none.")
     return [float(given.get(n, 1.0)) for n in names]
 
 

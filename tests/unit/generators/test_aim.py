@@ -1,0 +1,165 @@
+"""What only AIM knows: which marginals it counts, what steers it, and what its plan says beforehand."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tabveil import accounting
+from tabveil.columns import Boolean, Categorical, Integer
+from tabveil.errors import UsageError
+from tabveil.generators import aim
+from tabveil.generators.aim import AIM, column_weights
+from tabveil.generators.base import create, load
+from tabveil.ledger import Ledger
+from tabveil.schema import Schema
+
+NAMES = ("a", "b", "c", "d", "e")
+SCHEMA = Schema(columns=tuple(Boolean(name=n) for n in NAMES))
+
+
+def table(rows: int = 4_000, seed: int = 0) -> pd.DataFrame:
+    """Fair coins, but that c is a exclusive-or b, which no pair shows, and d mostly e."""
+    rng = np.random.default_rng(seed)
+    coins = {n: rng.random(rows) < 0.5 for n in NAMES}
+    coins["c"] = coins["a"] ^ coins["b"]
+    coins["d"] = coins["e"] ^ (rng.random(rows) < 0.1)
+    return pd.DataFrame(coins)
+
+
+def fitted(frame: pd.DataFrame, schema: Schema = SCHEMA, *, epsilon: float = 3.0, **options: Any) -> AIM:
+    ledger = Ledger(":memory:")
+    ledger.open("d", epsilon=epsilon, delta=1e-6)
+    made = create("aim", epsilon=epsilon, delta=1e-6, **options)
+    made.fit(frame, schema, ledger=ledger, dataset="d")
+    assert isinstance(made, AIM)
+    return made
+
+
+def counted(made: AIM) -> list[set[str]]:
+    """Columns of the model's cliques."""
+    names = [a.column.name for a in made._axes]
+    return [{names[a] for a in c} for c in made._fitted_model.tree.cliques]
+
+
+def test_a_dependence_of_three_columns_is_found() -> None:
+    """Trees of pairs cannot show it: c is right by chance in half the rows there, in all of them here."""
+    rows = {name: create(name, epsilon=3.0, delta=1e-6) for name in ("aim", "mst")}
+    right = {}
+    for name, made in rows.items():
+        ledger = Ledger(":memory:")
+        ledger.open("d", epsilon=3.0, delta=1e-6)
+        sample = made.fit(table(), SCHEMA, ledger=ledger, dataset="d").sample(5_000, random_state=1)
+        right[name] = float((sample["c"] == (sample["a"] ^ sample["b"])).mean())
+    assert right["aim"] > 0.95
+    assert abs(right["mst"] - 0.5) < 0.05
+
+
+def test_rows_that_are_dropped_leave_no_clique_of_their_columns() -> None:
+    made = fitted(table(), weights={"a": 0.0})
+    assert not any("a" in c and len(c) > 1 for c in counted(made))
+    assert any(c >= {"d", "e"} for c in counted(made))
+
+
+def test_the_target_weighs_more_than_other_columns() -> None:
+    """One marginal is counted: that of the strongest pair, unless another column is made to matter more."""
+    frame, one = table(), {"marginals": 1, "epsilon": 10.0}
+    frame["c"] = frame["a"] ^ (np.random.default_rng(1).random(len(frame)) < 0.25)
+    assert any(c >= {"d", "e"} for c in counted(fitted(frame, **one)))
+    aimed = dataclasses.replace(SCHEMA, target="a")
+    assert any(c > {"a"} for c in counted(fitted(frame, aimed, **one)))
+    assert any(c >= {"d", "e"} for c in counted(fitted(frame, aimed, weights={"a": 0.1}, **one)))
+
+
+def test_the_model_stays_within_its_bytes() -> None:
+    columns = tuple(Categorical(name=f"c{i}", categories=tuple("abcdefgh")) for i in range(8))
+    rng = np.random.default_rng(2)
+    base = rng.integers(0, 8, 5_000)
+    frame = pd.DataFrame({c.name: list("abcdefgh"[(v + i) % 8] for v in base) for i, c in enumerate(columns)})
+    small = fitted(frame, Schema(columns=columns), epsilon=10.0, max_model_bytes=10_000)
+    large = fitted(frame, Schema(columns=columns), epsilon=10.0, max_model_bytes=1_000_000)
+    bytes_of = [sum(p.size for p in m._fitted_model.potentials) * aim.CELL_BYTES for m in (small, large)]
+    assert bytes_of[0] <= 10_000 < bytes_of[1] <= 1_000_000
+
+
+def test_marginals_that_would_drown_in_noise_are_no_candidates() -> None:
+    made = fitted(table(), epsilon=1.0)
+    some = made._search((10, 10, 10), 1_000.0, 5.0).candidates
+    assert (0, 1) in some
+    assert (0, 1, 2) not in some  # 1,000 cells x 0.8 x 5 rows of noise: more than the table
+    assert made._search((10, 10, 10), 1_000.0, 100.0).candidates == ()
+
+
+def test_wide_tables_have_a_bounded_number_of_triples() -> None:
+    columns = tuple(Boolean(name=f"c{i}") for i in range(60))
+    schema = Schema(columns=columns, target="c7")
+    made = create("aim", epsilon=1.0, delta=1e-6)
+    assert isinstance(made, AIM)
+    made._schema = schema
+    search = made._search((2,) * 60, 1e6, 1.0)
+    triples = [c for c in search.candidates if len(c) == 3]
+    assert len(triples) == aim.MOST_TRIPLES
+    assert all(c in triples for c in [(0, 1, 7), (7, 58, 59)])
+
+
+@pytest.mark.parametrize("delta", [1e-6, 0.0])
+@pytest.mark.parametrize("columns", [1, 2, 5])
+def test_the_plan_is_paid_for_whatever_its_size(columns: int, delta: float) -> None:
+    schema = Schema(columns=SCHEMA.columns[:columns])
+    plan = create("aim", epsilon=1.0, delta=delta).plan(schema)
+    assert 0.999 < plan.cost <= 1.0
+    kinds = [s.label.split(" of ")[0] for s in plan.spends]
+    assert kinds.count("choice") == 3 * (columns - 1)
+    assert kinds.count("counts") == 3 * (columns - 1) + columns
+    assert accounting.epsilon(plan.event, delta) == plan.cost
+
+
+def test_expected_seconds_grow_with_the_model() -> None:
+    small, large = (create("aim", epsilon=1.0, delta=1e-6, max_model_bytes=b) for b in (100_000, 10_000_000))
+    assert isinstance(small, AIM)
+    assert isinstance(large, AIM)
+    assert small.expected_seconds(SCHEMA) * 100 == pytest.approx(large.expected_seconds(SCHEMA))
+    assert create("aim", epsilon=1.0, delta=1e-6).expected_seconds(Schema(columns=SCHEMA.columns[:1])) == 0
+
+
+@pytest.mark.parametrize(
+    "weights", [{"a": -1.0}, {"a": math.inf}, {"a": math.nan}, {"a": True}, {"a": "3"}, {3: 1.0}, ["a"], {"a": 1e7}]
+)
+def test_weights_must_be_numbers_by_column(weights: Any) -> None:
+    with pytest.raises(UsageError, match="weights must give a number"):
+        create("aim", epsilon=1.0, delta=1e-6, weights=weights)
+
+
+def test_weights_name_learned_columns() -> None:
+    with pytest.raises(UsageError, match="may only name learned columns"):
+        create("aim", epsilon=1.0, delta=1e-6, weights={"z": 2.0}).plan(SCHEMA)
+    assert column_weights(dataclasses.replace(SCHEMA, target="c"), None) == [1.0, 1.0, aim.TARGET_WEIGHT, 1.0, 1.0]
+    assert column_weights(SCHEMA, {"b": 5.0}) == [1.0, 5.0, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(("option", "value"), [("cells", 1), ("marginals", -1), ("max_model_bytes", 9_999)])
+def test_options_out_of_range_are_refused(option: str, value: int) -> None:
+    with pytest.raises(UsageError, match=f"{option} must be a whole number"):
+        create("aim", epsilon=1.0, delta=1e-6, **{option: value})
+
+
+def test_a_saved_model_keeps_its_options(tmp_path: Any) -> None:
+    made = fitted(table(500), weights={"a": 2.0}, marginals=3, cells=5)
+    made.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert again.get_params()["weights"] == {"a": 2.0}
+    pd.testing.assert_frame_equal(made.sample(50, random_state=3), again.sample(50, random_state=3))
+
+
+def test_numbers_have_cells_for_their_tails() -> None:
+    """Nine rows in ten at 0: the rest is still cut into many cells, not into the share of a tenth of them."""
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame({"n": np.where(rng.random(20_000) < 0.9, 0, rng.integers(1, 1000, 20_000)), "b": True})
+    schema = Schema(columns=(Integer(name="n", low=0, high=1000), Boolean(name="b")))
+    made = fitted(frame, schema, epsilon=10.0, cells=20)
+    assert made._axes[0].size >= 15
