@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from dp_accounting import DpEvent, NonPrivateDpEvent
@@ -17,10 +17,13 @@ from dp_accounting import DpEvent, NonPrivateDpEvent
 from tabveil import accounting
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent, Spend
 from tabveil.columns import Column
+from tabveil.completion import UNKNOWN, completed
+from tabveil.conditions import Balance, Conditions, may_hold
 from tabveil.domains import brief, level_label, levels
-from tabveil.encoding import Axis, Codes
-from tabveil.generators.base import Arrays, Generator, Progress
-from tabveil.graphical_model import GraphicalModel, JunctionTree
+from tabveil.encoding import Axis, Codes, CodeSet, Floats, size
+from tabveil.errors import UsageError
+from tabveil.generators.base import Arrays, Drawn, Generator, Progress
+from tabveil.graphical_model import NEVER, GraphicalModel, Ints, JunctionTree, systematic
 from tabveil.samplers import MAX_SIGMA, MIN_SIGMA, representable
 from tabveil.schema import Schema
 
@@ -114,11 +117,55 @@ def one_way_label(column: Column) -> str:
     return f"counts of {brief(column)}"
 
 
+@dataclass(frozen=True, eq=False)
+class Law:
+    """What rows are drawn from: a model over cells, and per learned column the axis that draws codes within cells."""
+
+    axes: tuple[Axis, ...]
+    model: GraphicalModel
+
+    def place(self, name: str) -> int:
+        """Position of the column called `name`."""
+        return next(i for i, a in enumerate(self.axes) if a.column.name == name)
+
+    def given(self, allowed: Mapping[str, CodeSet]) -> Law:
+        """The law of rows whose codes are all `allowed`: restricted axes, and the model given their evidence.
+
+        A cell that an allowed range cuts counts by the share of its rows that the axis puts inside; the conjunction of
+        all columns is conditioned on at once, so rows have the law of unconditioned ones that happen to obey.
+
+        Raises:
+          UsageError: no row of the model obeys.
+        """
+        axes, evidence = list(self.axes), dict[int, Floats]()
+        for name, codes in allowed.items():
+            i = self.place(name)
+            axes[i], evidence[i] = self.axes[i].restricted(codes)
+            if not self.chance(i, evidence[i]) > NEVER:
+                raise UsageError(
+                    f"Column {name!r}, in a condition: the model never draws what it allows; it holds "
+                    f"{may_hold(axes[i].column)}."
+                )
+        try:
+            return Law(tuple(axes), self.model.conditioned(evidence))
+        except UsageError as error:
+            names = ", ".join(repr(n) for n in allowed)
+            raise UsageError(f"The model never draws what the conditions on {names} allow together.") from error
+
+    def chance(self, i: int, evidence: Floats) -> float:
+        """Probability of what is known of column i, whose probability given each cell is `evidence`."""
+        return float(self.model.marginal((i,)) @ evidence) / self.model.total
+
+
 class MarginalGenerator(Generator):
     """A generator whose fitted state is one axis per learned column and a graphical model over their cells.
 
-    A subclass's `_learn` sets `_axes` and `_model`; sampling, saving and the default row count are here.
+    A subclass's `_learn` sets `_axes` and `_model`; sampling (under conditions too), imputing, saving and the default
+    row count are here. Rows are drawn in steps that a subclass may refine: `_law` under conditions, cells from its
+    model, `_draw_codes` within the cells.
     """
+
+    conditional: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -133,8 +180,67 @@ class MarginalGenerator(Generator):
         self._model: GraphicalModel | None = None
 
     def _draw(self, rows: int, rng: np.random.Generator) -> Mapping[str, Codes]:
-        cells = self._fitted_model.sample(rows, rng)
-        return {a.column.name: a.draw(cells[:, i], rng) for i, a in enumerate(self._axes)}
+        law = self._law({})
+        return self._draw_codes(law, law.model.sample(rows, rng), rng)
+
+    def _draw_given(self, rows: int, conditions: Conditions, rng: np.random.Generator) -> Drawn:
+        law = self._law(conditions.allowed)
+        if conditions.balance is None:
+            return Drawn(self._draw_codes(law, law.model.sample(rows, rng), rng))
+        return self._draw_balanced(law, conditions.balance, rows, rng)
+
+    def _law(self, allowed: Mapping[str, CodeSet]) -> Law:
+        """What rows are drawn from where columns show `allowed` codes only."""
+        law = Law(tuple(self._axes), self._fitted_model)
+        return law.given(allowed) if allowed else law
+
+    def _draw_codes(self, law: Law, cells: Ints, rng: np.random.Generator) -> dict[str, Codes]:
+        """Codes within `cells`, shape (rows, columns)."""
+        return {a.column.name: a.draw(cells[:, i], rng) for i, a in enumerate(law.axes)}
+
+    def _draw_balanced(self, law: Law, balance: Balance, rows: int, rng: np.random.Generator) -> Drawn:
+        """Label first, by quota; then cells of the other columns given the label's, systematically."""
+        split = _Split.of(law, balance)
+        label, group = law.place(balance.column), split.quotas(rows, rng)
+        known = np.full((rows, len(law.axes)), UNKNOWN, dtype=np.int64)
+        known[:, label] = split.cells(group, rng)
+        cells = completed(law.model, known, rng, draw=systematic)[0]
+        codes = self._draw_codes(law, cells, rng)
+        codes[balance.column] = split.codes(group, cells[:, label], rng)
+        return Drawn(codes, split.model)
+
+    def _complete(self, codes: Mapping[str, Codes], draws: int, rng: np.random.Generator) -> list[dict[str, Codes]]:
+        law = self._law_without_missing()
+        rows = len(next(iter(codes.values())))
+        known = np.full((rows, len(law.axes)), UNKNOWN, dtype=np.int64)
+        for i, axis in enumerate(self._axes):
+            given = codes.get(axis.column.name)
+            if given is not None:
+                known[:, i] = np.where(given == size(axis.column), UNKNOWN, axis.cells(given))
+        filled = completed(law.model, known, rng, draws=draws)
+        return [self._fill(law, codes, cells, rng) for cells in filled]
+
+    def _law_without_missing(self) -> Law:
+        """The law of rows in which nothing is missing, of columns that the model has seen filled; no cell is impossible
+        to know, whatever the model says of it.
+        """
+        law = self._law({})
+        axes, evidence = list(law.axes), dict[int, Floats]()
+        for i, axis in enumerate(law.axes):
+            if axis.column.nullable:
+                present, shares = axis.restricted(CodeSet.of([(0, size(axis.column))]))
+                if law.chance(i, shares) > NEVER:
+                    axes[i], evidence[i] = present, shares
+        return Law(tuple(axes), law.model.floored().times(evidence))
+
+    def _fill(self, law: Law, given: Mapping[str, Codes], cells: Ints, rng: np.random.Generator) -> dict[str, Codes]:
+        """The given codes, and codes drawn within `cells` where none is given."""
+        drawn = self._draw_codes(law, cells, rng)
+        return {
+            a.column.name: np.where(codes == size(a.column), drawn[a.column.name], codes)
+            for a in law.axes
+            for codes in [given.get(a.column.name, np.int64(size(a.column)))]
+        }
 
     @property
     def _fitted_model(self) -> GraphicalModel:
@@ -153,6 +259,62 @@ class MarginalGenerator(Generator):
     def _restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
         self._axes = unpack_axes(self.schema, arrays)
         self._model = unpack_model(arrays, state)
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """A label's groups of values under a law, and the shares they shall have.
+
+    Attributes:
+      axes: for each group the label's axis, restricted to it.
+      chances: shape (groups, cells), probability of each group in each cell of the label.
+      shares: shape (groups,), summing to 1.
+    """
+
+    axes: tuple[Axis, ...]
+    chances: Floats
+    shares: Floats
+
+    @classmethod
+    def of(cls, law: Law, balance: Balance) -> _Split:
+        """Raises UsageError where the model never draws a group that shall have a share."""
+        i = law.place(balance.column)
+        parts = [law.axes[i].restricted(group) for group in balance.groups]
+        chances = np.array([law.model.marginal((i,)) * evidence for _, evidence in parts]) / law.model.total
+        able = chances.sum(axis=1) > NEVER
+        shares = able / max(able.sum(), 1) if balance.shares is None else np.asarray(balance.shares)
+        if not able.any() or (shares[~able] > 0).any():
+            raise UsageError(
+                f"Column {balance.column!r}: the model never draws a value that balance gives a share, under these "
+                f"conditions; it holds {may_hold(law.axes[i].column)}."
+            )
+        return cls(tuple(axis for axis, _ in parts), chances, shares)
+
+    @property
+    def model(self) -> Floats:
+        """The share of each group in the law itself, among all groups together."""
+        return np.asarray(self.chances.sum(axis=1) / self.chances.sum())
+
+    def quotas(self, rows: int, rng: np.random.Generator) -> Codes:
+        """A group per row in random order: each `rows` times its share, rounded up or down, by chance, once for all."""
+        ends = np.cumsum(self.shares)
+        steps = np.floor(ends / ends[-1] * rows + rng.random()).astype(np.int64)
+        counts = steps - np.append(0, steps[:-1])
+        return rng.permutation(np.repeat(np.arange(len(counts)), counts))
+
+    def cells(self, group: Codes, rng: np.random.Generator) -> Codes:
+        """A cell of the label for each row, by the model's law given its group."""
+        return systematic(self.chances, group, rng)
+
+    def codes(self, group: Codes, cells: Codes, rng: np.random.Generator) -> Codes:
+        """A code of the label for each row, in its group and its cell."""
+        order = np.argsort(group, kind="stable")
+        parts = np.split(order, np.cumsum(np.bincount(group, minlength=len(self.axes)))[:-1])
+        codes = np.empty(len(group), dtype=np.int64)
+        for axis, part in zip(self.axes, parts, strict=True):
+            if len(part):
+                codes[part] = axis.draw(cells[part], rng)
+        return codes
 
 
 def pack_axes(axes: Sequence[Axis]) -> Arrays:
