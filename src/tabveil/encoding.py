@@ -451,7 +451,7 @@ class Axis:
         if not counted.any():
             return np.zeros(self.leaves)
         even = total[cell] <= 0
-        parts = np.where(even, 1.0, self.weight) / np.where(even, leaves[cell], total[cell])
+        parts = np.where(even, 1.0, self.weight) / np.where(even, np.maximum(leaves, 1)[cell], total[cell])
         return np.where(counted, parts, 0.0)
 
     def restricted(self, allowed: CodeSet) -> tuple[Axis, Floats]:
