@@ -60,11 +60,11 @@ def _split_once(text: str, sign: str) -> tuple[str, str, str]:
 def _parts(text: str) -> list[str]:
     """`text` cut at every | outside quotes."""
     parts = [""]
-    for token in re.findall(rf"{_QUOTED}|.", text, re.DOTALL):
-        if token == "|":
+    for piece in re.findall(rf"{_QUOTED}|.", text, re.DOTALL):
+        if piece == "|":
             parts.append("")
         else:
-            parts[-1] += token
+            parts[-1] += piece
     return parts
 
 

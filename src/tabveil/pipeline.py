@@ -387,7 +387,8 @@ def sample(
       model: a release folder, or the folder of a model.
       out: a .csv, .csv.gz, .tsv or .parquet file to write.
       rows: how many; the public (or charged, estimated) count by default.
-      where, balance: conditions, as `Generator.sample` takes them.
+      where: what every row obeys, as `Generator.sample` takes it.
+      balance: shares of a label, likewise.
       random_state: repeats the sample.
 
     Returns:
