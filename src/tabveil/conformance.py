@@ -29,7 +29,7 @@ from scipy import stats
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent
 from tabveil.columns import Boolean, Categorical, Column, Date, Datetime, Decimal, Identifier, Integer
 from tabveil.encoding import Axis, conform
-from tabveil.errors import BudgetExceededError, TabveilError
+from tabveil.errors import BudgetExceededError, TabveilError, UsageError
 from tabveil.generators import generators
 from tabveil.generators.base import Generator, create, load
 from tabveil.ledger import Ledger
@@ -229,6 +229,34 @@ def _require_schema(sample: pd.DataFrame, schema: Schema, rows: int) -> None:
             _require(not sample[column.name].isna().any(), f"{column.name!r} is missing where it never may be")
         if isinstance(column, Identifier):
             _require(sample[column.name].is_unique, f"{column.name!r} repeats")
+
+
+def check_conditions(name: str) -> None:
+    """Exactly n rows, all of which obey; what no row can obey is refused, and so is every condition by a generator that
+    cannot condition exactly.
+    """
+    made, colour = _usual(name), "colour, of 🎈"
+    where = {"small": (5, 12), colour: {"green", "blue"}, "born": (dt.date(1960, 1, 1), None)}
+    if not made.conditional:
+        _require_refused(made, where)
+        return
+    for rows in (0, 1, 2_000):
+        sample = made.sample(rows, where=where)
+        _require_schema(sample, mixed_schema(), rows)
+        kept = (
+            sample["small"].between(5, 12) & sample[colour].isin(["green", "blue"]) & (sample["born"] >= "1960-01-01")
+        )
+        _require(bool(kept.all()), "a row does not obey its conditions")
+    for impossible in ({"small": (31, None)}, {colour: set()}, {"nowhere": 1}, {"patient id": "P00001"}):
+        _require_refused(made, impossible)
+
+
+def _require_refused(made: Generator, where: Mapping[str, Any]) -> None:
+    try:
+        made.sample(5, where=where)
+    except UsageError:
+        return
+    raise ConformanceError("a condition that cannot be met exactly was not refused")
 
 
 def check_edge_tables(name: str) -> None:
@@ -463,6 +491,7 @@ GENERATOR_CHECKS: tuple[Callable[[str], None], ...] = (
     check_second_fit_is_refused,
     check_never_above_budget,
     check_obeys_schema,
+    check_conditions,
     check_edge_tables,
     check_undeclared_category_never_appears,
     check_values_outside_bounds_are_clipped,

@@ -27,6 +27,7 @@ COMMANDS = [
     ("demo",),
     ("synthesize",),
     ("sample",),
+    ("impute",),
     ("evaluate",),
     ("report",),
     ("verify",),

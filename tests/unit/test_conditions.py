@@ -148,7 +148,8 @@ def test_tiny_probabilities_are_conditioned_on_too() -> None:
     model = random_model(CLIQUES["chain"])
     rare = model.times({0: np.array([1.0, 1e-9]), 1: np.array([1.0, 1.0, 1e-12])})
     frame = generator(rare).sample(5_000, where={"a": True, "b": "z"})
-    assert frame["a"].all() and (frame["b"] == "z").all()
+    assert frame["a"].all()
+    assert (frame["b"] == "z").all()
 
 
 def test_what_the_model_never_draws_is_refused_in_one_sentence() -> None:
@@ -242,7 +243,7 @@ def test_equal_shares_leave_out_missing_and_what_the_model_never_draws() -> None
     assert set(seen.index) == {0, 1, 3, 4, 5}
     assert seen.between(200, 201).all()
     assert generator(never).sample(10, balance={"d": {None: 1.0}})["d"].isna().all()
-    with pytest.raises(UsageError, match="^Column 'd'.*never draws"):
+    with pytest.raises(UsageError, match=r"^Column .d.*never draws"):
         generator(never).sample(10, balance={"d": {2: 0.5, 3: 0.5}})
 
 
@@ -251,7 +252,7 @@ def test_equal_shares_leave_out_missing_and_what_the_model_never_draws() -> None
     [7, {}, {"b": {}}, {"b": {"x": 0.5}}, {"b": {"x": 2.0, "y": -1.0}}, {"c": {11: 0.5, (10, 12): 0.5}}, "id"],
 )
 def test_balances_that_mean_nothing_are_refused(balance: Any) -> None:
-    with pytest.raises(UsageError, match="balance|identifier"):
+    with pytest.raises(UsageError, match=r"balance|identifier"):
         generator(random_model(CLIQUES["chain"])).sample(5, balance=balance)
 
 
@@ -287,7 +288,8 @@ def test_known_cells_index_and_identifiers_are_kept() -> None:
     pd.testing.assert_frame_equal(gaps, before)
     assert not first.equals(second)
     for filled in (first, second):
-        assert filled.index.equals(frame.index) and not filled.isna().any().any()
+        assert filled.index.equals(frame.index)
+        assert not filled.isna().any().any()
         known = gaps.notna()
         assert filled.where(known).astype(str).equals(frame.where(known).astype(str))
     assert list(made.impute(gaps[["b"]]).columns) == list(SCHEMA.names)
