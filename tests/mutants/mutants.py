@@ -872,7 +872,7 @@ _CONDITIONED = Check("unit.test_conditions", "test_several_columns_are_condition
 _C4 = (
     _m(
         "c4-masked-one-column-at-a-time",
-        "cliques are drawn from the root down, each masked by its own condition, as if those further down held for all: "
+        "cliques are drawn from the root down, each masked by its own condition, as if those below always held: "
         "p(b | B) p(c | b, C) in place of p(b, c | B, C)",
         Edit(
             "tabveil.graphical_model:GraphicalModel.conditioned",
