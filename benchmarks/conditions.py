@@ -25,6 +25,7 @@ THREE = {"age": (40, None), "sex": "Female", "hours-per-week": (20, 45)}
 
 
 def main() -> None:
+    """Fit once, time every task."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
     data = Path(parser.parse_args().data)

@@ -247,8 +247,14 @@ def check_conditions(name: str) -> None:
             sample["small"].between(5, 12) & sample[colour].isin(["green", "blue"]) & (sample["born"] >= "1960-01-01")
         )
         _require(bool(kept.all()), "a row does not obey its conditions")
-    for impossible in ({"small": (31, None)}, {colour: set()}, {"nowhere": 1}, {"patient id": "P00001"}):
-        _require_refused(made, impossible)
+    impossible: tuple[Mapping[str, Any], ...] = (
+        {"small": (31, None)},
+        {colour: []},
+        {"nowhere": 1},
+        {"patient id": "P00001"},
+    )
+    for asked in impossible:
+        _require_refused(made, asked)
 
 
 def _require_refused(made: Generator, where: Mapping[str, Any]) -> None:
