@@ -114,16 +114,15 @@ def fits(seen: np.ndarray, law: np.ndarray) -> bool:
 @pytest.mark.parametrize("where", WHERES.values(), ids=WHERES.keys())
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_conditioned_rows_have_exactly_the_conditional_law(name: str, where: dict[str, Any]) -> None:
-    """n = 300,000 rows each; a law in which one value of c is 10 % likelier is rejected."""
+    """n = 60,000 rows each, 300,000 for the cut range: there a law with one value of c 10 % likelier is rejected."""
     model = random_model(CLIQUES[name], seed=3)
-    frame = generator(model).sample(ROWS, where=where)
+    tilt = where == WHERES["a cut range"]
+    frame = generator(model).sample(ROWS if tilt else 60_000, where=where)
     law = joint(model) * allowed(where)
-    assert len(frame) == ROWS
+    assert len(frame) == (ROWS if tilt else 60_000)
     assert fits(counts(frame), law)
-    if not {"c"} & set(where) or where["c"] != (11, 14):
-        return
     tilted = law * np.where(np.arange(10) == 3, 1.1, 1.0)[:, None]
-    assert not fits(counts(frame), tilted)
+    assert not (tilt and fits(counts(frame), tilted))
 
 
 @pytest.mark.statistical
@@ -261,10 +260,10 @@ def test_balances_that_mean_nothing_are_refused(balance: Any) -> None:
 @pytest.mark.parametrize("unknown", [u for k in range(1, 5) for u in itertools.combinations(range(4), k)])
 @pytest.mark.parametrize("name", ["chain", "cyclic", "two components", "nested"])
 def test_imputed_cells_have_exactly_the_conditional_law(name: str, unknown: tuple[int, ...]) -> None:
-    """n = 100,000 rows of two kinds; d, which may be missing, is never filled with missing."""
+    """n = 40,000 rows of two kinds; d, which may be missing, is never filled with missing."""
     model = random_model(CLIQUES[name], seed=5)
     rows = pd.DataFrame({"a": [True, False], "b": ["x", "z"], "c": [12, 18], "d": [1, 4]}).astype(object)
-    frame = pd.concat([rows] * 50_000, ignore_index=True)
+    frame = pd.concat([rows] * 20_000, ignore_index=True)
     frame[[COLUMNS[i].name for i in unknown]] = None
     filled = generator(model).impute(frame)
     for kind in range(2):
