@@ -20,6 +20,7 @@ import typer
 
 import tabveil
 from tabveil import _cli_ledger, _cli_schema
+from tabveil._cli_conditions import read_balance, read_where
 from tabveil._cli_output import answer, columns, new_app, progress, run, tell
 from tabveil._cli_schema import Delimiter, Json, TableName, TableSource
 from tabveil.errors import INTERRUPTED_EXIT_CODE
@@ -200,6 +201,12 @@ def sample(
     model: Annotated[Path, typer.Argument(metavar="FOLDER", help="A release, or a saved model.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="A .csv, .csv.gz, .tsv or .parquet file.")],
     rows: Rows = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="CONDITION", help="COLUMN=VALUE|VALUE or COLUMN=LOW..HIGH; repeatable.")
+    ] = None,
+    balance: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="COLUMN for equal shares, or COLUMN=VALUE:SHARE|VALUE:SHARE.")
+    ] = None,
     random_state: Seed = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     as_json: Json = False,
@@ -210,10 +217,51 @@ def sample(
 
     if out.exists() and not force:
         raise UsageError(f"{str(out)!r} is there already: name another file, or give --force to replace it.")
-    drawn, statement = pipeline.sample(model, out, rows=rows, random_state=random_state)
+    asked: dict[str, Any] = {"where": read_where(where or ()), "balance": read_balance(balance)}
+    drawn, statement, shares = pipeline.sample(model, out, rows=rows, **asked, random_state=random_state)
     _warn(statement)
     data = {"file": str(out), "rows": drawn, "stamp": statement.stamp, "statement": statement.to_dict()}
-    answer(data, f"Wrote {drawn:,} rows to {out}. {statement.sentence()}", as_json=as_json)
+    data |= {} if shares is None else {"balance": shares}
+    text = f"Wrote {drawn:,} rows to {out}. {statement.sentence()}"
+    answer(data, "\n".join([text, *_shares(shares)]), as_json=as_json)
+
+
+def _shares(balance: dict[str, Any] | None) -> list[str]:
+    """A balanced label's own marginal beside the model's."""
+    if balance is None:
+        return []
+    shown = [
+        ("missing" if v["value"] is None else v["value"], f"{v['rows']:,}", _number(v["sample"]), _number(v["model"]))
+        for v in balance["values"]
+    ]
+    return [columns([(balance["column"], "rows", "share", "model's share"), *shown])]
+
+
+@app.command()
+def impute(
+    model: Annotated[Path, typer.Argument(metavar="FOLDER", help="A release, or a saved model.", show_default=False)],
+    table: TableSource,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="A .csv, .csv.gz, .tsv or .parquet file.")],
+    m: Annotated[int, typer.Option("--draws", "-m", help="Completed tables: NAME.1.csv, NAME.2.csv, ...")] = 1,
+    random_state: Seed = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    table_name: TableName = None,
+    delimiter: Delimiter = None,
+    as_json: Json = False,
+) -> None:
+    """Fill the missing cells of a table of your own from a fitted model. It costs nothing; the rows stay yours."""
+    from tabveil import pipeline
+    from tabveil.errors import UsageError
+    from tabveil.tables import open_table
+
+    places = [out] if m == 1 else [pipeline.numbered(out, i + 1) for i in range(m)]
+    if any(p.exists() for p in places) and not force:
+        raise UsageError(f"{str(out)!r} is there already: name another file, or give --force to replace it.")
+    source = open_table(table, table=table_name, delimiter=delimiter)
+    rows, files = pipeline.impute(model, source, out, m=m, random_state=random_state)
+    names = ", ".join(map(str, files))
+    data = {"files": [str(f) for f in files], "rows": rows}
+    answer(data, f"Wrote {rows:,} rows to {names}: as private as the table they came from.", as_json=as_json)
 
 
 @app.command()

@@ -295,6 +295,40 @@ def _require_schema(sample: pd.DataFrame, schema: Schema, rows: int) -> None:
             _require(sample[column.name].is_unique, f"{column.name!r} repeats")
 
 
+def check_conditions(name: str) -> None:
+    """Exactly n rows, all of which obey; what no row can obey is refused, and so is every condition by a generator that
+    cannot condition exactly.
+    """
+    made, colour = _usual(name), "colour, of 🎈"
+    where = {"small": (5, 12), colour: {"green", "blue"}, "born": (dt.date(1960, 1, 1), None)}
+    if not made.conditional:
+        _require_refused(made, where)
+        return
+    for rows in (0, 1, 2_000):
+        sample = made.sample(rows, where=where)
+        _require_schema(sample, mixed_schema(), rows)
+        kept = (
+            sample["small"].between(5, 12) & sample[colour].isin(["green", "blue"]) & (sample["born"] >= "1960-01-01")
+        )
+        _require(bool(kept.all()), "a row does not obey its conditions")
+    impossible: tuple[Mapping[str, Any], ...] = (
+        {"small": (31, None)},
+        {colour: []},
+        {"nowhere": 1},
+        {"patient id": "P00001"},
+    )
+    for asked in impossible:
+        _require_refused(made, asked)
+
+
+def _require_refused(made: Generator, where: Mapping[str, Any]) -> None:
+    try:
+        made.sample(5, where=where)
+    except UsageError:
+        return
+    raise ConformanceError("a condition that cannot be met exactly was not refused")
+
+
 def check_edge_tables(name: str) -> None:
     """Tables that break naive code are fitted and sampled all the same."""
     for what, frame, schema in edge_tables():
@@ -546,6 +580,7 @@ GENERATOR_CHECKS: tuple[Callable[[str], None], ...] = (
     check_second_fit_is_refused,
     check_never_above_budget,
     check_obeys_schema,
+    check_conditions,
     check_edge_tables,
     check_constraints,
     check_undeclared_category_never_appears,

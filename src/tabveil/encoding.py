@@ -17,7 +17,7 @@ import decimal
 import fractions
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, singledispatch
 from typing import Any
@@ -69,6 +69,21 @@ def encode(column: Column, values: pd.Series) -> Codes:
     else:
         raise DataError(refusal(column))
     codes[bad] = replacement
+    return codes
+
+
+def encode_present(column: Column, values: pd.Series) -> Codes:
+    """Codes as `encode` gives them, and `size(column)` for cells that hold nothing, also in a column that is never
+    missing: those are to be filled.
+
+    None, NaN, NaT, declared missing texts, and empty texts that are no value of the column hold nothing.
+    """
+    texts = values.dtype == object or isinstance(values.dtype, pd.StringDtype | pd.CategoricalDtype)
+    empty = _missing(column, values)
+    if texts and not (isinstance(column, Discrete) and "" in column.labels):
+        empty = empty | np.asarray(values.isin([""]), dtype=bool)
+    codes = np.full(len(values), size(column), dtype=np.int64)
+    codes[~empty] = encode(column, values[~empty])
     return codes
 
 
@@ -337,6 +352,45 @@ def conform(columns: Sequence[Column], frame: pd.DataFrame) -> pd.DataFrame:
 
 
 @dataclass(frozen=True, eq=False)
+class CodeSet:
+    """Some codes of one column: what a condition allows.
+
+    Attributes:
+      starts, stops: shape (ranges,), rising; range i holds the codes starts[i] to stops[i] - 1, no two ranges touch.
+      missing: whether missing is among them.
+    """
+
+    starts: Codes
+    stops: Codes
+    missing: bool = False
+
+    @classmethod
+    def of(cls, ranges: Iterable[tuple[int, int]], *, missing: bool = False) -> CodeSet:
+        """The union of the codes start to stop - 1 of all `ranges`, in any order; empty ranges add nothing."""
+        joined: list[list[int]] = []
+        for start, stop in sorted((a, b) for a, b in ranges if a < b):
+            if joined and start <= joined[-1][1]:
+                joined[-1][1] = max(joined[-1][1], stop)
+            else:
+                joined.append([start, stop])
+        bounds = np.array(joined, dtype=np.int64).reshape(-1, 2)
+        return cls(bounds[:, 0], bounds[:, 1], missing)
+
+    def __bool__(self) -> bool:
+        """Whether any code is in it."""
+        return self.missing or len(self.starts) > 0
+
+    def holds(self, column: Column, codes: Codes) -> NDArray[np.bool_]:
+        """Which of `codes`, shape (rows,), are in it."""
+        missing = codes == size(column)
+        return np.where(missing, self.missing, self._within(codes))
+
+    def _within(self, codes: Codes) -> NDArray[np.bool_]:
+        i = np.searchsorted(self.starts, codes, side="right") - 1
+        return (i >= 0) & (codes < np.append(self.stops, -1)[i])
+
+
+@dataclass(frozen=True, eq=False)
 class Axis:
     """One column's codes cut into cells.
 
@@ -387,13 +441,40 @@ class Axis:
 
     @cached_property
     def shares(self) -> Floats:
-        """How likely each leaf is within its cell, shape (leaves,); 0 for a leaf that is not counted."""
+        """Probability of each leaf given its cell, shape (leaves,); where a cell's weights are all 0, its leaves are
+        even; 0 for leaves that are not counted.
+        """
         counted = self.cell >= 0
         cell = np.where(counted, self.cell, 0)
-        total = np.bincount(cell, weights=np.where(counted, self.weight, 0.0), minlength=self.size)
-        number = np.bincount(cell[counted], minlength=self.size)
-        even, below = total <= 0, np.where(total > 0, total, np.maximum(number, 1))
-        return np.asarray(np.where(counted, np.where(even[cell], 1.0, self.weight) / below[cell], 0.0))
+        total = np.bincount(cell[counted], self.weight[counted], minlength=self.size)
+        leaves = np.bincount(cell[counted], minlength=self.size)
+        if not counted.any():
+            return np.zeros(self.leaves)
+        even = total[cell] <= 0
+        parts = np.where(even, 1.0, self.weight) / np.where(even, np.maximum(leaves, 1)[cell], total[cell])
+        return np.where(counted, parts, 0.0)
+
+    def restricted(self, allowed: CodeSet) -> tuple[Axis, Floats]:
+        """The axis with its leaves cut down to `allowed`, and how likely each cell is to show an allowed code.
+
+        Returns:
+          An axis with the same cells, whose `draw` gives allowed codes only, with the law of `draw` given that; a cell
+          without an allowed code has no leaf. And P(allowed | cell), shape (cells of this axis,): the evidence that
+          conditions a model over the cells (`GraphicalModel.conditioned`).
+        """
+        cuts = np.concatenate([allowed.starts, allowed.stops])
+        edges = np.union1d(self.edges, cuts[(cuts > self.edges[0]) & (cuts < self.edges[-1])])
+        old = np.searchsorted(self.edges, edges[:-1], side="right") - 1
+        share = self.shares[old] * (np.diff(edges) / np.diff(self.edges)[old])
+        kept = allowed._within(edges[:-1])
+        if self.column.nullable:
+            old, share = np.append(old, self.leaves - 1), np.append(share, self.shares[-1])
+            kept = np.append(kept, allowed.missing)
+        cell = np.where(kept, self.cell[old], -1)
+        left = cell >= 0
+        evidence = np.bincount(cell[left], share[left], minlength=self.size).astype(np.float64)
+        weight = share / np.where(evidence > 0, evidence, 1.0)[cell]  # of one scale, rare ones keep their digits
+        return Axis(self.column, edges, cell, weight), evidence
 
     def draw(self, cells: Codes, rng: np.random.Generator) -> Codes:
         """Codes drawn for `cells`, shape (rows,): a leaf by weight, then evenly within the leaf."""
@@ -418,11 +499,8 @@ class Axis:
 
     @cached_property
     def _table(self) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
-        """Leaves sorted by cell, running sum of their weights, and where each cell starts."""
+        """Leaves sorted by cell, running sum of their shares, and where each cell starts."""
         order = np.argsort(self.cell, kind="stable")
         order = order[np.searchsorted(self.cell[order], 0) :]
         first = np.searchsorted(self.cell[order], np.arange(self.size + 1))
-        weight = self.weight[order]
-        total = np.add.reduceat(weight, first[:-1]) if len(weight) else weight
-        even = (total <= 0)[self.cell[order]]
-        return order, np.cumsum(np.where(even, 1.0, weight)), first
+        return order, np.cumsum(self.shares[order]), first

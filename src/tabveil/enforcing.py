@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, singledispatch
 
 import numpy as np
@@ -25,8 +25,9 @@ from tabveil import constraints as rules
 from tabveil._chains import Chain, spread
 from tabveil.columns import Column
 from tabveil.constraints import Constraint, FixedCombinations, Implied, Inequality, Sum, origin
-from tabveil.encoding import INVALID, Axis, Codes, Floats, parse, size
-from tabveil.graphical_model import Factor, GraphicalModel
+from tabveil.encoding import INVALID, Axis, Codes, CodeSet, Floats, parse, size
+from tabveil.errors import UsageError
+from tabveil.graphical_model import Factor
 from tabveil.schema import Schema
 
 PASSES = 20
@@ -331,8 +332,8 @@ class Rules:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._columns = {c.name: c for c in schema.learned}
-        self.groups = _groups(schema, self._columns)
+        self.columns = {c.name: c for c in schema.learned}
+        self.groups = _groups(schema, self.columns)
 
     def factors(self, axes: Sequence[Axis]) -> list[Factor]:
         """Weights of cells for `graphical_model.estimate`, attributes being positions in `axes`."""
@@ -370,31 +371,62 @@ class Rules:
         """`codes` and the columns that follow from them."""
         every = dict(codes)
         for name, constraint in self._schema.derived.items():
-            column = self._columns[name]
+            column = self.columns[name]
             if isinstance(constraint, Implied):
-                every[name] = _implied(constraint, self._columns, every)
+                every[name] = _implied(constraint, self.columns, every)
             elif isinstance(constraint, Sum):
-                every[name] = _summed(constraint, self._columns, every) - origin(column)
-            missing = _missing(constraint, self._columns, every, skip=name)
+                every[name] = _summed(constraint, self.columns, every) - origin(column)
+            missing = _missing(constraint, self.columns, every, skip=name)
             every[name][missing] = size(column)
         return every
 
-    def sample(
-        self, model: GraphicalModel, axes: Sequence[Axis], rows: int, rng: np.random.Generator
+    def obeyed(
+        self, draw: Callable[[Codes], dict[str, Codes]], rows: int, rng: np.random.Generator
     ) -> dict[str, Codes]:
-        """Codes of `rows` rows for every learned column, every constraint obeyed in every row."""
-        codes = self.draw(axes, model.sample(rows, rng), rng)
+        """Codes of `rows` rows for every learned column, every constraint obeyed in every row.
+
+        Args:
+          draw: codes of every modelled column for the rows at some positions, drawn anew at each call.
+          rows: how many.
+          rng: source of chance.
+        """
+        codes = draw(np.arange(rows))
         broken = np.flatnonzero(~self.hold(codes))
         for _ in range(PASSES):
             if not len(broken):
                 break
-            fresh = self.draw(axes, model.sample(len(broken), rng), rng)
+            fresh = draw(broken)
             for n, c in fresh.items():
                 codes[n][broken] = c
             broken = broken[~self.hold(fresh)]
         if len(broken):
             self._mend(codes, broken, rng)
         return self.derive(codes)
+
+    def on_modelled(self, allowed: Mapping[str, CodeSet]) -> dict[str, CodeSet]:
+        """Conditions on columns that a model holds: one on an implied column becomes one on what implies it.
+
+        Raises:
+          UsageError: a condition on a sum, which depends on several columns at once.
+        """
+        found = dict(allowed)
+        for name, constraint in reversed(self._schema.derived.items()):
+            if name not in found:
+                continue
+            if not isinstance(constraint, Implied):
+                raise UsageError(f"Column {name!r}, in a condition: it is a sum; give conditions on its parts.")
+            column = self.columns[constraint.given]
+            codes = np.arange(size(column) + column.nullable)
+            follows = _implied(constraint, self.columns, {constraint.given: codes})
+            follows[codes == size(column)] = size(self.columns[name])
+            wanted = found.pop(name).holds(self.columns[name], follows)
+            if constraint.given in found:
+                wanted &= found[constraint.given].holds(column, codes)
+            values = codes[wanted & (codes < size(column))].tolist()
+            found[constraint.given] = CodeSet.of(
+                [(v, v + 1) for v in values], missing=bool(wanted[size(column) :].any())
+            )
+        return found
 
     def _mend(self, codes: dict[str, Codes], broken: Codes, rng: np.random.Generator) -> None:
         """Give `broken` rows the values of rows that obey; where there is none, public values that do."""

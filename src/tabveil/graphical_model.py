@@ -11,18 +11,26 @@ Privacy: post-processing. Nothing here sees a row: the inputs are counts that we
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tabveil.errors import UsageError
+
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Clique = tuple[int, ...]
 
 TINY = 1e-300
+
+NEVER = 1e-100
+"""A probability below this is what estimation in floating point leaves of zero."""
+
+FLOOR = 690.0
+"""How far below a clique's largest log potential `floored` puts a zero: less than 1e-299 of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +198,8 @@ def expand(array: Array, held: Clique, clique: Clique) -> Array:
     return array.reshape([next(sizes) if a in held else 1 for a in clique])
 
 
-def _log_sum(array: Array, axes: tuple[int, ...]) -> Array:
+def log_sum(array: Array, axes: tuple[int, ...]) -> Array:
+    """Log of the sum over `axes` of what `array` holds the logs of; -inf where all of it is."""
     if not axes:
         return array
     top = array.max(axis=axes, keepdims=True)
@@ -255,20 +264,76 @@ class GraphicalModel:
         below = belief.sum(axis=others(clique, shared))
         return np.asarray(logs - expand(np.log(np.maximum(below, TINY)), shared, clique))
 
+    def conditioned(
+        self, evidence: Mapping[int, Array], *, factors: Sequence[Factor] = (), instead_of: Sequence[Factor] = ()
+    ) -> GraphicalModel:
+        """The model given what is known of some attributes, each by itself; its total is what is left of this one's.
+
+        Args:
+          evidence: for an attribute the probability of what is known given each of its cells, shape (cells,), >= 0;
+            zeros rule cells out. Any factor per attribute is allowed and ends up in the total.
+          factors: weights of cells under what is known, see `weighted`.
+          instead_of: those without it.
+
+        Raises:
+          UsageError: what is known has a probability below NEVER under the model.
+
+        One factor per attribute on one clique each, so every marginal and every sample has exactly the conditional law
+        (Koller & Friedman 2009, 9.3.2); nothing is drawn and thrown away.
+        """
+        found = self.weighted(factors, instead_of=instead_of).times(evidence)
+        share = found._log_mass - self._log_mass
+        if not share > math.log(NEVER):
+            raise UsageError("What is asked for has probability 0 under the model.")
+        found.total = self.total * math.exp(share)
+        return found
+
+    def times(self, factors: Mapping[int, Array]) -> GraphicalModel:
+        """The model with one factor per attribute, shape (cells,), >= 0, multiplied in, scaled to the same total."""
+        potentials = list(self.potentials)
+        for a, factor in factors.items():
+            home = self.tree.home((a,))
+            with np.errstate(divide="ignore"):
+                logs = np.log(np.asarray(factor, dtype=np.float64))
+            potentials[home] = potentials[home] + expand(logs, (a,), self.tree.cliques[home])
+        return GraphicalModel(self.sizes, self.tree, potentials, self.total)
+
+    def floored(self) -> GraphicalModel:
+        """The model with its zeros raised to next to nothing, so that every combination of values can be given.
+
+        What has a positive probability keeps its law; given what has none, the law is the limit of ever smaller floors:
+        the completions that contradict the fewest tables of the model.
+        """
+        potentials = [np.maximum(p, p.max() - FLOOR) for p in self.potentials]
+        return GraphicalModel(self.sizes, self.tree, potentials, self.total)
+
     @cached_property
-    def beliefs(self) -> tuple[Array, ...]:
-        """Expected counts of every clique, each summing to `total`; two passes of belief propagation in log space."""
+    def _upward(self) -> tuple[list[Array], dict[int, Array]]:
+        """Clique logs with everything below multiplied in, and the message each clique sends to its parent."""
         cliques, parents = self.tree.cliques, self.tree.parents
         logs = list(self.potentials)
         messages: dict[int, Array] = {}
         for i in range(len(cliques) - 1, 0, -1):
             shared = self.tree.separators[i]
-            messages[i] = _log_sum(logs[i], others(cliques[i], shared))
+            messages[i] = log_sum(logs[i], others(cliques[i], shared))
             logs[parents[i]] = logs[parents[i]] + expand(messages[i], shared, cliques[parents[i]])
+        return logs, messages
+
+    @property
+    def _log_mass(self) -> float:
+        """Log of what the potentials' product sums to."""
+        root = self._upward[0][0]
+        return float(log_sum(root, tuple(range(root.ndim))))
+
+    @cached_property
+    def beliefs(self) -> tuple[Array, ...]:
+        """Expected counts of every clique, each summing to `total`; two passes of belief propagation in log space."""
+        cliques, parents = self.tree.cliques, self.tree.parents
+        logs, messages = list(self._upward[0]), self._upward[1]
         for i in range(1, len(cliques)):
             shared, parent = self.tree.separators[i], parents[i]
             with np.errstate(invalid="ignore"):
-                update = _log_sum(logs[parent], others(cliques[parent], shared)) - messages[i]
+                update = log_sum(logs[parent], others(cliques[parent], shared)) - messages[i]
             logs[i] = logs[i] + expand(np.nan_to_num(update, nan=-np.inf, neginf=-np.inf), shared, cliques[i])
         return tuple(self._counts(x) for x in logs)
 
@@ -384,7 +449,7 @@ class GraphicalModel:
         given = np.zeros(len(out), dtype=np.int64)
         for a in shared:
             given = given * self.sizes[a] + out[:, a]
-        drawn = _systematic(table, given, rng)
+        drawn = systematic(table, given, rng)
         for a in reversed(fresh):
             drawn, out[:, a] = np.divmod(drawn, self.sizes[a])
 
@@ -394,7 +459,7 @@ def others(clique: Clique, kept: Sequence[int]) -> tuple[int, ...]:
     return tuple(i for i, a in enumerate(clique) if a not in kept)
 
 
-def _systematic(table: Array, given: Ints, rng: np.random.Generator) -> Ints:
+def systematic(table: Array, given: Ints, rng: np.random.Generator) -> Ints:
     """For each row r a column of `table` with the law table[given[r]]; systematic within rows of one `given`."""
     shuffled = rng.permutation(len(given))
     small = given.astype(np.uint16) if len(table) <= 2**16 else given
@@ -404,11 +469,23 @@ def _systematic(table: Array, given: Ints, rng: np.random.Generator) -> Ints:
     sorted_given = given[order]
     rank = np.arange(len(given)) - start[sorted_given]
     spot = (rank + rng.random(len(table))[sorted_given]) / counts[sorted_given]
+    drawn = np.empty(len(given), dtype=np.int64)
+    drawn[order] = _inverse(table, sorted_given, spot)
+    return drawn
+
+
+def one_by_one(table: Array, given: Ints, rng: np.random.Generator) -> Ints:
+    """As `systematic`, every row independent of every other."""
+    return _inverse(table, given, rng.random(len(given)))
+
+
+def _inverse(table: Array, given: Ints, spot: Array) -> Ints:
+    """For each row the column of `table` in which the running share of table[given] passes `spot`, in [0, 1]; never one
+    of weight 0.
+    """
     ends = np.cumsum(table, axis=1)
     ends = ends / np.maximum(ends[:, -1:], np.finfo(float).tiny)
+    last = (ends < ends[:, -1:]).sum(axis=1)  # the column that reaches the whole: rounding must not pass it
     flat = (ends + np.arange(len(table))[:, None]).ravel()
-    found = np.searchsorted(flat, sorted_given + spot, side="right") - sorted_given * table.shape[1]
-    last = table.shape[1] - 1 - (table[:, ::-1] > 0).argmax(axis=1)  # rounding must not reach a cell that never occurs
-    drawn = np.empty(len(given), dtype=np.int64)
-    drawn[order] = np.clip(found, 0, last[sorted_given])
-    return drawn
+    found = np.searchsorted(flat, given + spot, side="right") - given * table.shape[1]
+    return np.asarray(np.clip(found, 0, last[given]))

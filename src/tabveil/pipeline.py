@@ -21,13 +21,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 import tabveil
 from tabveil import measuring
+from tabveil.conditions import Prior, Where
 from tabveil.curating import Payer, check_values
 from tabveil.errors import UsageError
 from tabveil.generators.base import Generator, Plan, Progress, check_unit, create, load, whole
@@ -55,7 +56,7 @@ from tabveil.schema import Schema
 from tabveil.tables import Table, open_table, write_text
 from tabveil.verification import read_manifest, read_statement, verify
 
-__all__ = ["Release", "check_values", "evaluate", "report", "sample", "synthesize", "verify"]
+__all__ = ["Release", "check_values", "evaluate", "impute", "report", "sample", "synthesize", "verify"]
 
 MOST_ROWS = 10**10
 """Most synthetic rows in one call."""
@@ -363,37 +364,103 @@ def report(
 # --------------------------------------------------------------------------------------------------------------- sample
 
 
+class Sampled(NamedTuple):
+    """What `sample` did: rows written, what is promised about them, both marginals of a balanced label."""
+
+    rows: int
+    statement: PrivacyStatement
+    balance: dict[str, Any] | None
+
+
 def sample(
     model: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
     rows: int | None = None,
+    where: Where | None = None,
+    balance: Prior | None = None,
     random_state: int | None = None,
-) -> tuple[int, PrivacyStatement]:
+) -> Sampled:
     """More rows from a saved model into a file; costs nothing (post-processing).
 
     Args:
       model: a release folder, or the folder of a model.
       out: a .csv, .csv.gz, .tsv or .parquet file to write.
       rows: how many; the public (or charged, estimated) count by default.
+      where: what every row obeys, as `Generator.sample` takes it.
+      balance: shares of a label, likewise.
       random_state: repeats the sample.
 
     Returns:
-      How many rows, and what is promised about them.
+      How many rows, what is promised about them, and of a balanced label both marginals.
 
     Raises:
       DataError: no model.
       StorageError: the file cannot be written.
       UsageError: an argument out of range.
     """
-    place = Path(model)
-    made = load(place / "model" if (place / "model" / "model.json").is_file() else place)
+    made = _model(model)
     _check_seed(random_state)
-    frame = made.sample(None if rows is None else whole("rows", rows, 0, MOST_ROWS), random_state=random_state)
-    write_rows(frame, made.schema, Path(out))
+    n = None if rows is None else whole("rows", rows, 0, MOST_ROWS)
+    frame = made.sample(n, where=where, balance=balance, random_state=random_state)
+    _write_stamped(frame, made, Path(out))
+    return Sampled(len(frame), made.statement, frame.attrs.get("balance"))
+
+
+def _model(place: str | os.PathLike[str]) -> Generator:
+    """The generator in a release folder, or in the folder of a model."""
+    folder = Path(place)
+    return load(folder / "model" if (folder / "model" / "model.json").is_file() else folder)
+
+
+def _write_stamped(frame: pd.DataFrame, made: Generator, out: Path) -> None:
+    write_rows(frame, made.schema, out)
     if made.statement.stamp:
         write_text(f"{os.fspath(out)}.{STAMP_FILE}", f"{made.statement.sentence()}\n")
-    return len(frame), made.statement
+
+
+def impute(
+    model: str | os.PathLike[str],
+    table: Any,
+    out: str | os.PathLike[str],
+    *,
+    m: int = 1,
+    random_state: int | None = None,
+) -> tuple[int, tuple[Path, ...]]:
+    """A table's missing cells filled by a saved model into a file, or m files NAME.1.SUFFIX, NAME.2.SUFFIX, ...
+
+    Args:
+      model: a release folder, or the folder of a model.
+      table: rows of the user's own, what `open_table` takes; all of them are held in memory, m times over.
+      out: a .csv, .csv.gz, .tsv or .parquet file to write.
+      m: how many completed tables, from 1 to 1000.
+      random_state: repeats the draws.
+
+    Returns:
+      How many rows, and the files.
+
+    Raises:
+      DataError: no model, or a table that does not fit its schema.
+      StorageError: a file cannot be written.
+      UsageError: an argument out of range.
+
+    Privacy: what comes out holds the table's own rows, and is as private as they are.
+    """
+    made = _model(model)
+    _check_seed(random_state)
+    frame = measuring.frame_of(table)
+    done = made.impute(frame, whole("m", m, 1, 1000), random_state=random_state)
+    frames = [done] if isinstance(done, pd.DataFrame) else done
+    files = [Path(out)] if len(frames) == 1 else [numbered(Path(out), i + 1) for i in range(len(frames))]
+    for filled, file in zip(frames, files, strict=True):
+        write_rows(filled, made.schema, file)
+    return len(frame), tuple(files)
+
+
+def numbered(path: Path, number: int) -> Path:
+    """The file of one of several completed tables."""
+    stem, dot, suffixes = path.name.partition(".")
+    return path.with_name(f"{stem}.{number}{dot}{suffixes}")
 
 
 # ------------------------------------------------------------------------------------------------------------ arguments

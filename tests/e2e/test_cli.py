@@ -27,6 +27,7 @@ COMMANDS = [
     ("demo",),
     ("synthesize",),
     ("sample",),
+    ("impute",),
     ("evaluate",),
     ("report",),
     ("verify",),
@@ -282,6 +283,38 @@ def test_more_rows_cost_nothing(desk: Desk) -> None:
     pd.testing.assert_frame_equal(same, pd.read_parquet(desk.folder / "more.parquet"), check_dtype=False)
     assert desk.run("sample", "release/model", "-o", "all.csv").code == 0
     assert len(pd.read_csv(desk.folder / "all.csv")) == ROWS
+
+
+def test_rows_under_conditions_and_with_a_balanced_label(desk: Desk) -> None:
+    desk.synthesize()
+    asked = ("--where", "age=40..", "--where", "color=red|blue", "--balance", "color=red:0.25|blue:0.75")
+    outcome = desk.run("sample", "release", "-o", "more.csv", "-n", "80", *asked, "--json")
+    rows = pd.read_csv(desk.folder / "more.csv")
+    assert rows["age"].min() >= 40
+    assert rows["color"].value_counts().to_dict() == {"blue": 60, "red": 20}
+    assert [v["rows"] for v in outcome.json["balance"]["values"]] == [20, 60]
+    shown = desk.run("sample", "release", "-o", "again.csv", "--balance", "color")
+    assert "model's share" in shown.out
+    refused = desk.run("sample", "release", "-o", "no.csv", "--where", "color=Qx7-sentinel-Zk")
+    assert (refused.code, refused.err.count("\n"), refused.left) == (2, 1, frozenset())
+    assert "Qx7" not in refused.err
+    assert desk.run("sample", "release", "-o", "no.csv", "--where", "age").code == 2
+
+
+def test_missing_cells_of_a_table_are_filled(desk: Desk) -> None:
+    desk.synthesize()
+    desk.write(pd.DataFrame({"age": [20, None, 70], "income": [None, 30.5, None]}), "mine.csv")
+    outcome = desk.run("impute", "release", "mine.csv", "-o", "full.csv", "-m", "2", "--json")
+    assert outcome.json == {"files": ["full.1.csv", "full.2.csv"], "rows": 3}
+    for name in outcome.json["files"]:
+        rows = pd.read_csv(desk.folder / name)
+        assert not rows.isna().any().any()
+        assert (rows["age"][0], rows["income"][1]) == (20, 30.5)
+    assert desk.run("impute", "release", "mine.csv", "-o", "full.csv", "-m", "2").code == 2
+    desk.write(pd.DataFrame({"color": ["Qx7-sentinel-Zk"]}), "bad.csv")
+    refused = desk.run("impute", "release", "bad.csv", "-o", "bad-full.csv")
+    assert (refused.code, refused.left) == (4, frozenset())
+    assert "Qx7" not in refused.err
 
 
 def test_sampling_refuses_what_is_no_model_or_would_overwrite(desk: Desk) -> None:

@@ -20,6 +20,7 @@ TRAPS = {
     "A16": "The row count and the neighbouring relation",
     "A17": "One person with many rows",
     "A18": "Units of privacy mixed up, wrong amounts of noise, biased counts",
+    "C4": "Conditions that bend the model's law (not privacy: exactness)",
 }
 """The traps of privacy.md that this version can fall into."""
 
@@ -878,7 +879,40 @@ _A18 = (
     ),
 )
 
-MUTANTS: tuple[Mutant, ...] = (*_A1, *_A2, *_A10, *_A12, *_A13, *_A16, *_A17, *_A18)
+_CONDITIONED = Check("unit.test_conditions", "test_several_columns_are_conditioned_at_once")
+
+_C4 = (
+    _m(
+        "c4-masked-one-column-at-a-time",
+        "cliques are drawn from the root down, each masked by its own condition, as if those below always held: "
+        "p(b | B) p(c | b, C) in place of p(b, c | B, C)",
+        Edit(
+            "tabveil.graphical_model:GraphicalModel.conditioned",
+            "        found = self.times(evidence)",
+            "        found = self.from_beliefs(self.beliefs).times(evidence)\n"
+            "        for i in range(1, len(found.potentials)):\n"
+            "            logs, clique, shared = found.potentials[i], self.tree.cliques[i], self.tree.separators[i]\n"
+            "            below = log_sum(logs, _others(clique, shared))\n"
+            "            even = logs - _expand(np.where(np.isfinite(below), below, 0.0), shared, clique)\n"
+            "            found.potentials = (*found.potentials[:i], even, *found.potentials[i + 1 :])",
+        ),
+        _CONDITIONED,
+        "fits(counts(",
+    ),
+    _m(
+        "c4-masked-after-drawing",
+        "the cut of a cell is applied when its codes are drawn, and not as evidence on the cells",
+        Edit(
+            "tabveil.encoding:Axis.restricted",
+            "        return Axis(self.column, edges, cell, weight), evidence",
+            "        return Axis(self.column, edges, cell, weight), (evidence > 0) * 1.0",
+        ),
+        _CONDITIONED,
+        "fits(counts(",
+    ),
+)
+
+MUTANTS: tuple[Mutant, ...] = (*_A1, *_A2, *_A10, *_A12, *_A13, *_A16, *_A17, *_A18, *_C4)
 
 HEADER = """# Mutants
 

@@ -74,7 +74,7 @@ def test_mutant_is_rejected(mutant: Mutant) -> None:
 
 
 def test_every_trap_has_its_mutants() -> None:
-    assert {m.trap for m in MUTANTS} == set(TRAPS) == {"A1", "A2", "A10", "A12", "A13", "A16", "A17", "A18"}
+    assert {m.trap for m in MUTANTS} == set(TRAPS) == {"A1", "A2", "A10", "A12", "A13", "A16", "A17", "A18", "C4"}
     assert len({m.id for m in MUTANTS}) == len(MUTANTS)
     assert all(len([m for m in MUTANTS if m.trap == trap]) >= 2 for trap in TRAPS)
 

@@ -20,6 +20,7 @@ from tabveil.encoding import Axis, size
 from tabveil.enforcing import Rules, violations
 from tabveil.estimation import estimate
 from tabveil.graphical_model import GraphicalModel, Measurement, junction_tree
+from tabveil.laws import Law
 from tabveil.schema import Schema
 
 ALPHA = 1e-9
@@ -403,7 +404,7 @@ def test_no_row_of_200_000_breaks_any_constraint(cells: int, monkeypatch: pytest
         monkeypatch.setattr(enforcing, "MAX_JOINT", 1000)
     factors = rules.factors(axes)
     model = estimate(sizes, [], total=100.0, factors=factors)
-    codes = rules.sample(model, axes, N, np.random.default_rng(0))
+    codes = Law(tuple(axes), model, rules).sample(N, np.random.default_rng(0))
     frame = pd.DataFrame({c.name: decode(c, codes[c.name]) for c in EVERY.columns})
     assert set(broken(frame).values()) == {0}
     assert set(violations(EVERY, frame).values()) == {0}
@@ -416,7 +417,7 @@ def test_violations_are_counted_by_constraint() -> None:
 
     rules, axes = Rules(EVERY), every_axis(EVERY, 3)
     model = estimate([a.size for a in axes], [], total=100.0, factors=rules.factors(axes))
-    codes = rules.sample(model, axes, 50, np.random.default_rng(0))
+    codes = Law(tuple(axes), model, rules).sample(50, np.random.default_rng(0))
     frame = pd.DataFrame({c.name: decode(c, codes[c.name]) for c in EVERY.columns})
     frame["out"] = pd.Timestamp("2020-01-01")
     frame.loc[:2, "in"] = pd.Timestamp("2020-01-02")
@@ -443,7 +444,7 @@ def test_rows_that_cannot_be_drawn_take_values_that_obey(monkeypatch: pytest.Mon
     monkeypatch.setattr(enforcing, "PASSES", 0)
     for rows in (400, 1):
         for seed in range(20):
-            codes = rules.sample(free, axes, rows, np.random.default_rng(seed))
+            codes = Law(tuple(axes), free, rules).sample(rows, np.random.default_rng(seed))
             assert rules.hold(codes).all()
 
 
@@ -495,5 +496,5 @@ def test_schemas_without_constraints_are_sampled_as_before() -> None:
     rules = Rules(Schema(columns=(A, B, C)))
     assert rules.factors(AXES) == []
     assert rules.groups == ()
-    codes = rules.sample(random_model(AXES, []), AXES, 10, np.random.default_rng(0))
+    codes = Law(tuple(AXES), random_model(AXES, []), rules).sample(10, np.random.default_rng(0))
     assert list(codes) == ["a", "b", "c"]

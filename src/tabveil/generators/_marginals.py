@@ -17,11 +17,14 @@ from dp_accounting import DpEvent, NonPrivateDpEvent
 from tabveil import accounting
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent, Spend
 from tabveil.columns import Column
+from tabveil.conditions import Conditions
 from tabveil.domains import brief, level_label, levels, without_rare
 from tabveil.encoding import Axis, Codes
 from tabveil.enforcing import Rules
-from tabveil.generators.base import Arrays, Generator, Plan, Progress
+from tabveil.errors import UsageError
+from tabveil.generators.base import Arrays, Drawn, Generator, Plan, Progress
 from tabveil.graphical_model import Factor, GraphicalModel, JunctionTree, Measurement
+from tabveil.laws import Law
 from tabveil.mechanisms import PrivateRows
 from tabveil.samplers import MAX_SIGMA, MIN_SIGMA, representable
 from tabveil.schema import Schema
@@ -122,11 +125,12 @@ def one_way_label(column: Column) -> str:
 class MarginalGenerator(Generator):
     """A generator whose fitted state is one axis per modelled column and a graphical model over their cells.
 
-    A subclass's `_learn` sets `_axes` and `_model`, estimated with `factors=self._factors()`; sampling, constraints,
-    saving and the default row count are here.
+    A subclass's `_learn` sets `_axes` and `_model`, estimated with `factors=self._factors()`; sampling (under
+    conditions too), imputing, constraints, saving and the default row count are here.
     """
 
     keeps_constraints: ClassVar[bool] = True
+    conditional: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -161,7 +165,26 @@ class MarginalGenerator(Generator):
         return Rules(self.schema).factors(self._axes)
 
     def _draw(self, rows: int, rng: np.random.Generator) -> Mapping[str, Codes]:
-        return Rules(self.schema).sample(self._fitted_model, self._axes, rows, rng)
+        return self._law.sample(rows, rng)
+
+    def _draw_given(self, rows: int, conditions: Conditions, rng: np.random.Generator) -> Drawn:
+        allowed = Rules(self.schema).on_modelled(conditions.allowed)
+        law = self._law.given(allowed) if allowed else self._law
+        if conditions.balance is None:
+            return Drawn(law.sample(rows, rng))
+        if conditions.balance.column in self.schema.derived:
+            raise UsageError(
+                f"Column {conditions.balance.column!r} follows from others: balance one of the columns it follows from."
+            )
+        return Drawn(*law.balanced(conditions.balance, rows, rng))
+
+    def _complete(self, codes: Mapping[str, Codes], draws: int, rng: np.random.Generator) -> list[dict[str, Codes]]:
+        return self._law.completed(codes, draws, rng)
+
+    @property
+    def _law(self) -> Law:
+        """What rows are drawn from."""
+        return Law(tuple(self._axes), self._fitted_model, Rules(self.schema))
 
     @property
     def _fitted_model(self) -> GraphicalModel:

@@ -15,7 +15,7 @@ import json
 import math
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from tabveil import accounting
 from tabveil.accounting import Spend
 from tabveil.columns import Identifier
-from tabveil.encoding import Codes, decode, name_rows
+from tabveil.conditions import Balance, Conditions, Prior, Where
+from tabveil.encoding import Codes, Floats, decode, encode_present, name_rows, size
 from tabveil.errors import DataError, LedgerError, MissingDependencyError, StorageError, TabveilError, UsageError
 from tabveil.generators import generators
 from tabveil.ledger import Ledger, Receipt
@@ -113,6 +114,20 @@ def check_unit(ledger: Ledger, dataset: str, schema: Schema) -> None:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Codes drawn under conditions.
+
+    Attributes:
+      codes: for every learned column, shape (rows,).
+      shares: where a label was balanced, how often the model itself shows each of its groups under the same
+        conditions, summing to 1 over the groups asked for.
+    """
+
+    codes: Mapping[str, Codes]
+    shares: Floats | None = None
+
+
 class Generator(ABC):
     """Base of all generators.
 
@@ -131,6 +146,9 @@ class Generator(ABC):
 
     keeps_constraints: ClassVar[bool] = False
     """Whether every sampled row obeys the constraints of the schema; if not, a schema with constraints is refused."""
+
+    conditional: ClassVar[bool] = False
+    """Whether it draws exactly under conditions: `_draw_given` and `_complete` are its own."""
 
     def __init__(
         self,
@@ -183,6 +201,21 @@ class Generator(ABC):
     @abstractmethod
     def _draw(self, rows: int, rng: np.random.Generator) -> Mapping[str, Codes]:
         """Codes of `rows` synthetic rows for every learned column."""
+
+    def _draw_given(self, rows: int, conditions: Conditions, rng: np.random.Generator) -> Drawn:
+        """Codes of `rows` synthetic rows that obey `conditions`, with exactly the model's law given them."""
+        raise self._unconditional()
+
+    def _complete(self, codes: Mapping[str, Codes], draws: int, rng: np.random.Generator) -> Sequence[dict[str, Codes]]:
+        """`codes` with missing ones (code `size(column)`) filled from the model given the others, `draws` times;
+        columns not among them are all missing.
+        """
+        raise self._unconditional()
+
+    def _unconditional(self) -> UsageError:
+        return UsageError(
+            f"The generator {self.plugin_name()!r} cannot condition exactly: use one that can, such as mst."
+        )
 
     @abstractmethod
     def _default_rows(self) -> int:
@@ -294,23 +327,108 @@ class Generator(ABC):
             raise UsageError(f"{type(self).__name__} is not fitted yet: call fit first.")
         return self._statement
 
-    def sample(self, n: int | None = None, *, random_state: int | None = None) -> pd.DataFrame:
+    def sample(
+        self,
+        n: int | None = None,
+        *,
+        where: Where | None = None,
+        balance: Prior | None = None,
+        random_state: int | None = None,
+    ) -> pd.DataFrame:
         """Synthetic rows in the schema's columns, order and types.
 
         Args:
           n: how many rows, 0 or more; the public (or charged, estimated) row count by default.
+          where: what every row obeys, column by column: a value, a 2-tuple (low, high) with both ends included and None
+            for an open one, None for missing, or a set or list of these. Rows have exactly the model's law given all of
+            it at once; nothing is drawn and thrown away.
+          balance: a label whose values shall be equally frequent (those the model can draw, missing not among them), or
+            {label: {value: share, ...}} with shares that add up to 1. Counts are the shares' up to rounding; all else
+            follows the model given the label. `frame.attrs["balance"]` holds both marginals, see `balance_report`.
           random_state: repeats the sample; the constructor's by default.
 
         Raises:
-          UsageError: not fitted, or n no whole number from 0 up.
+          UsageError: not fitted; n no whole number from 0 up; a condition that no row of the model meets; conditions
+            asked of a generator that cannot draw under them exactly.
+
+        Privacy: post-processing, conditions or not: it looks at the fitted model, the schema and what is asked.
         """
-        rows = self._rows(n)
-        rng = np.random.default_rng(self.random_state if random_state is None else random_state)
-        codes = self._draw(rows, rng)
+        rows, rng = self._rows(n), self._chance(random_state)
+        if not where and balance is None:
+            return self._frame(self._draw(rows, rng), rows)
+        conditions = Conditions.of(self.schema, where, balance)
+        drawn = self._draw_given(rows, conditions, rng)
+        frame = self._frame(drawn.codes, rows)
+        if conditions.balance is not None and drawn.shares is not None:
+            frame.attrs["balance"] = self._balance_report(conditions.balance, drawn, drawn.shares)
+        return frame
+
+    def _chance(self, random_state: int | None) -> np.random.Generator:
+        return np.random.default_rng(self.random_state if random_state is None else random_state)
+
+    def _frame(self, codes: Mapping[str, Codes], rows: int) -> pd.DataFrame:
         parts = [
             name_rows(c, rows) if isinstance(c, Identifier) else decode(c, codes[c.name]) for c in self.schema.columns
         ]
         return pd.concat(parts, axis=1)
+
+    def _balance_report(self, balance: Balance, drawn: Drawn, shares: Floats) -> dict[str, Any]:
+        """Both marginals of the label: {"column", "values": [{"value" (None for missing), "rows", "sample", "model"}]},
+        `sample` and `model` being shares.
+        """
+        codes, column = drawn.codes[balance.column], self.schema[balance.column]
+        counts = [int(g.holds(column, codes).sum()) for g in balance.groups]
+        values = [
+            {"value": name, "rows": count, "sample": count / max(len(codes), 1), "model": float(share)}
+            for name, count, share in zip(balance.names, counts, shares, strict=True)
+        ]
+        return {"column": balance.column, "values": values}
+
+    def impute(
+        self, table: pd.DataFrame, m: int = 1, *, random_state: int | None = None
+    ) -> pd.DataFrame | list[pd.DataFrame]:
+        """`table` with its missing cells filled from the fitted model, given the known cells of each row.
+
+        Args:
+          table: the user's own rows in some or all of the schema's columns. None, NaN, NaT, declared missing texts and
+            empty texts that are no category are missing; a column that is not there is filled whole. Other values are
+            treated as the schema says (`invalid`): where that makes them missing, they are filled.
+          m: how many completed tables, 1 or more.
+          random_state: repeats the draws; the constructor's by default.
+
+        Returns:
+          For m = 1 one table, else a list of m, drawn one by one: in the schema's columns, order and types, with
+          `table`'s index; identifiers are kept. Every filled cell has exactly the model's law given the row's known
+          cells and that nothing filled is missing. A column that the model has seen only missing stays so. Known cells
+          that contradict the model are kept, and the rest drawn so that the fewest of its tables are contradicted.
+
+          The draws vary as missing values do, not as a refitted model would: combined by Rubin's rules, intervals are
+          a little narrow.
+
+        Raises:
+          UsageError: not fitted; m no whole number from 1 up; a generator that cannot condition exactly.
+          DataError: columns the schema does not have, or a value that its column refuses.
+
+        Privacy: post-processing of the fitted model, no charge. `table` is the user's own: nothing of it is kept, and
+        no message quotes it. What comes out is as private as `table` is.
+        """
+        self.schema  # noqa: B018  (raises where there is no fit)
+        if isinstance(m, bool) or not isinstance(m, int | np.integer) or m < 1:
+            raise UsageError("m must be a whole number of completed tables, 1 or more.")
+        check_subset(self.schema, table)
+        known = {c.name: encode_present(c, table[c.name]) for c in self.schema.learned if c.name in table}
+        if not known:
+            known = {c.name: np.full(len(table), size(c)) for c in self.schema.learned[:1]}
+        filled = self._complete(known, int(m), self._chance(random_state))
+        frames = [self._completed_frame(table, codes) for codes in filled]
+        return frames[0] if m == 1 else frames
+
+    def _completed_frame(self, table: pd.DataFrame, codes: Mapping[str, Codes]) -> pd.DataFrame:
+        frame = self._frame(codes, len(table))
+        for column in self.schema.columns:
+            if isinstance(column, Identifier) and column.name in table:
+                frame[column.name] = table[column.name].astype("string").astype(object).to_numpy()
+        return frame.set_axis(table.index, axis=0)
 
     def _rows(self, n: int | None) -> int:
         if n is None:
@@ -343,6 +461,18 @@ class Generator(ABC):
         model["sha256"] = _seal(model, packed)
         write_bytes(target / "arrays.npz", packed)
         write_text(target / "model.json", json.dumps(model, ensure_ascii=False, indent=1, allow_nan=False))
+
+
+def check_subset(schema: Schema, table: pd.DataFrame) -> None:
+    """Raise DataError unless `table` holds some of the schema's columns, each once, and no others."""
+    if not isinstance(table, pd.DataFrame):
+        raise UsageError("impute takes a pandas DataFrame.")
+    names = list(table.columns)
+    unexpected = sum(n not in schema.names for n in names)
+    if unexpected:
+        raise DataError(f"The table has {unexpected} column(s) that the schema does not name: leave them out.")
+    if len(set(names)) < len(names):
+        raise DataError("The table has a column more than once.")
 
 
 def new_or_old_folder(folder: str | Path) -> Path:

@@ -1,0 +1,215 @@
+"""What rows are drawn from: a graphical model over cells, axes that draw codes within cells, and the rules between
+columns; under conditions, with a label's shares set, and around what is known of a row.
+
+Conditions act on the model and the axes together: an axis keeps the codes that are allowed, the model is given how
+likely each cell is to show one, and the rules' weights of cells are replaced by those under the restricted axes. So
+rows have exactly the law of unconditioned ones that happen to obey; nothing is drawn and thrown away.
+
+Privacy: post-processing of a fitted model. Nothing here sees a private row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tabveil.completion import UNKNOWN, completed
+from tabveil.conditions import Balance, may_hold
+from tabveil.encoding import Axis, Codes, CodeSet, Floats, size
+from tabveil.enforcing import PASSES, Rules
+from tabveil.errors import UsageError
+from tabveil.graphical_model import NEVER, Factor, GraphicalModel, Ints, systematic
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """What rows are drawn from.
+
+    Attributes:
+      axes: one per modelled column: it draws codes within cells.
+      model: over the axes' cells; holds the rules' weights of cells.
+      rules: constraints between columns, and the columns that follow from others.
+    """
+
+    axes: tuple[Axis, ...]
+    model: GraphicalModel
+    rules: Rules
+
+    def place(self, name: str) -> int:
+        """Position of the column called `name`."""
+        return next(i for i, a in enumerate(self.axes) if a.column.name == name)
+
+    def given(self, allowed: Mapping[str, CodeSet]) -> Law:
+        """The law of rows whose codes are all `allowed`: restricted axes, and the model given their evidence.
+
+        A cell that an allowed range cuts counts by the share of its rows that the axis puts inside; the conjunction of
+        all columns is conditioned on at once, so rows have the law of unconditioned ones that happen to obey.
+
+        Raises:
+          UsageError: no row of the model obeys.
+        """
+        axes, evidence = list(self.axes), dict[int, Floats]()
+        for name, codes in allowed.items():
+            i = self.place(name)
+            axes[i], evidence[i] = self.axes[i].restricted(codes)
+            if not self.chance(i, evidence[i]) > NEVER:
+                raise UsageError(
+                    f"Column {name!r}, in a condition: the model never draws what it allows; it holds "
+                    f"{may_hold(axes[i].column)}."
+                )
+        try:
+            model = self.model.conditioned(evidence, factors=self._factors(axes), instead_of=self._factors(self.axes))
+            return replace(self, axes=tuple(axes), model=model)
+        except UsageError as error:
+            names = ", ".join(repr(n) for n in allowed)
+            raise UsageError(f"The model never draws what the conditions on {names} allow together.") from error
+
+    def chance(self, i: int, evidence: Floats) -> float:
+        """Probability of what is known of column i, whose probability given each cell is `evidence`."""
+        return float(self.model.marginal((i,)) @ evidence) / self.model.total
+
+    def _factors(self, axes: Sequence[Axis]) -> list[Factor]:
+        """The rules' weights of cells under `axes`, which may lack the last cells of the model's."""
+        return [_widened(f, self.model.sizes) for f in self.rules.factors(axes)]
+
+    def draw(self, cells: Ints, rng: np.random.Generator) -> dict[str, Codes]:
+        """Codes within `cells`, shape (rows, axes), of every modelled column; rules hold wherever they can."""
+        return self.rules.draw(self.axes, cells, rng)
+
+    def sample(self, rows: int, rng: np.random.Generator) -> dict[str, Codes]:
+        """Codes of `rows` rows for every learned column; rules hold in each."""
+        return self.rules.obeyed(lambda wanted: self.draw(self.model.sample(len(wanted), rng), rng), rows, rng)
+
+    def balanced(self, balance: Balance, rows: int, rng: np.random.Generator) -> tuple[dict[str, Codes], Floats]:
+        """`sample` with the shares that `balance` asks for, by quota, and the model's own shares."""
+        split = Split.of(self, balance)
+        group = split.quotas(rows, rng)
+        if any(balance.column in g.names for g in self.rules.groups):
+            return self._by_group(balance, group, rng), split.model
+        label = self.place(balance.column)
+
+        def draw(wanted: Ints) -> dict[str, Codes]:
+            known = np.full((len(wanted), len(self.axes)), UNKNOWN, dtype=np.int64)
+            known[:, label] = split.cells(group[wanted], rng)
+            cells = completed(self.model, known, rng, draw=systematic)[0]
+            own = split.codes(group[wanted], cells[:, label], rng)
+            return {**self.draw(cells, rng), balance.column: own}
+
+        return self.rules.obeyed(draw, rows, rng), split.model
+
+    def _by_group(self, balance: Balance, group: Codes, rng: np.random.Generator) -> dict[str, Codes]:
+        """A label that rules speak of: each group is drawn under the condition that it is this group."""
+        codes: dict[str, Codes] = {}
+        for number in np.unique(group).tolist():
+            rows = np.flatnonzero(group == number)
+            for name, found in self.given({balance.column: balance.groups[number]}).sample(len(rows), rng).items():
+                codes.setdefault(name, np.empty(len(group), dtype=np.int64))[rows] = found
+        return codes
+
+    def without_missing(self) -> Law:
+        """The law of rows in which nothing is missing, of columns that the model has seen filled; no cell is impossible
+        to know, whatever the model says of it.
+        """
+        axes, evidence = list(self.axes), dict[int, Floats]()
+        for i, axis in enumerate(self.axes):
+            if axis.column.nullable:
+                present, shares = axis.restricted(CodeSet.of([(0, size(axis.column))]))
+                if self.chance(i, shares) > NEVER:
+                    axes[i], evidence[i] = present, shares
+        return replace(self, axes=tuple(axes), model=self.model.floored().times(evidence))
+
+    def completed(self, codes: Mapping[str, Codes], draws: int, rng: np.random.Generator) -> list[dict[str, Codes]]:
+        """`codes` with missing ones drawn given the others, `draws` times, and every learned column.
+
+        Rows that break a rule are completed anew, PASSES times at most: what is known of them may break it already.
+        """
+        known = np.full((len(next(iter(codes.values()))), len(self.axes)), UNKNOWN, dtype=np.int64)
+        for i, axis in enumerate(self.axes):
+            given = codes.get(axis.column.name)
+            if given is not None:
+                known[:, i] = np.where(given == size(axis.column), UNKNOWN, axis.cells(given))
+        law = self.without_missing()
+        return [law._completion(codes, known, cells, rng) for cells in completed(law.model, known, rng, draws=draws)]
+
+    def _completion(
+        self, codes: Mapping[str, Codes], known: Ints, cells: Ints, rng: np.random.Generator
+    ) -> dict[str, Codes]:
+        every = self._filled(codes, self.draw(cells, rng))
+        for _ in range(PASSES):
+            broken = np.flatnonzero(~self.rules.hold(every))
+            if not len(broken):
+                break
+            fresh = self.draw(completed(self.model, known[broken], rng)[0], rng)
+            for name, found in self._filled({n: c[broken] for n, c in codes.items()}, fresh).items():
+                every[name][broken] = found
+        return self._filled(codes, self.rules.derive(every))
+
+    def _filled(self, given: Mapping[str, Codes], drawn: Mapping[str, Codes]) -> dict[str, Codes]:
+        """The given codes, and drawn ones where none is given."""
+        missing = {n: size(self.rules.columns[n]) for n in drawn}
+        return {n: np.where(given[n] == missing[n], c, given[n]) if n in given else c for n, c in drawn.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A label's groups of values under a law, and the shares they shall have.
+
+    Attributes:
+      axes: for each group the label's axis, restricted to it.
+      chances: shape (groups, cells), probability of each group in each cell of the label.
+      shares: shape (groups,), summing to 1.
+    """
+
+    axes: tuple[Axis, ...]
+    chances: Floats
+    shares: Floats
+
+    @classmethod
+    def of(cls, law: Law, balance: Balance) -> Split:
+        """Raises UsageError where the model never draws a group that shall have a share."""
+        i = law.place(balance.column)
+        parts = [law.axes[i].restricted(group) for group in balance.groups]
+        chances = np.array([law.model.marginal((i,)) * evidence for _, evidence in parts]) / law.model.total
+        able = chances.sum(axis=1) > NEVER
+        shares = able / max(able.sum(), 1) if balance.shares is None else np.asarray(balance.shares)
+        if not able.any() or (shares[~able] > 0).any():
+            raise UsageError(
+                f"Column {balance.column!r}: the model never draws a value that balance gives a share, under these "
+                f"conditions; it holds {may_hold(law.axes[i].column)}."
+            )
+        return cls(tuple(axis for axis, _ in parts), chances, shares)
+
+    @property
+    def model(self) -> Floats:
+        """The share of each group in the law itself, among all groups together."""
+        return np.asarray(self.chances.sum(axis=1) / self.chances.sum())
+
+    def quotas(self, rows: int, rng: np.random.Generator) -> Codes:
+        """A group per row in random order: each `rows` times its share, rounded up or down, by chance, once for all."""
+        ends = np.cumsum(self.shares)
+        steps = np.floor(ends / ends[-1] * rows + rng.random()).astype(np.int64)
+        counts = steps - np.append(0, steps[:-1])
+        return rng.permutation(np.repeat(np.arange(len(counts)), counts))
+
+    def cells(self, group: Codes, rng: np.random.Generator) -> Codes:
+        """A cell of the label for each row, by the model's law given its group."""
+        return systematic(self.chances, group, rng)
+
+    def codes(self, group: Codes, cells: Codes, rng: np.random.Generator) -> Codes:
+        """A code of the label for each row, in its group and its cell."""
+        order = np.argsort(group, kind="stable")
+        parts = np.split(order, np.cumsum(np.bincount(group, minlength=len(self.axes)))[:-1])
+        codes = np.empty(len(group), dtype=np.int64)
+        for axis, part in zip(self.axes, parts, strict=True):
+            if len(part):
+                codes[part] = axis.draw(cells[part], rng)
+        return codes
+
+
+def _widened(factor: Factor, sizes: Sequence[int]) -> Factor:
+    """The factor with weight 0 for cells beyond its table: cells of which no code is allowed."""
+    wide = np.zeros([sizes[a] for a in factor.attributes])
+    wide[tuple(slice(n) for n in factor.weights.shape)] = factor.weights
+    return Factor(factor.attributes, wide)
