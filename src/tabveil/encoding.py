@@ -87,15 +87,25 @@ def parse(column: Column, values: pd.Series) -> tuple[Codes, NDArray[np.bool_]]:
 
     A number outside its bounds counts as invalid unless the column says `clip`.
     """
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return _parse_listed(column, values)
     null = _missing(column, values)
     codes = _codes(column, values)
     codes[null] = size(column) if column.nullable else INVALID
     return codes, codes == INVALID
 
 
+def _parse_listed(column: Column, values: pd.Series) -> tuple[Codes, NDArray[np.bool_]]:
+    """`parse` of values given by a list and positions in it: every listed value is parsed once, by itself."""
+    listed = pd.Series([*values.cat.categories.astype(object), None], dtype=object)
+    codes, bad = parse(column, listed)
+    at = values.cat.codes.to_numpy()  # -1, missing, is the last of the list
+    return codes[at], bad[at]
+
+
 def _missing(column: Column, values: pd.Series) -> NDArray[np.bool_]:
     null = np.asarray(values.isna(), dtype=bool)
-    if column.missing and (values.dtype == object or isinstance(values.dtype, pd.StringDtype | pd.CategoricalDtype)):
+    if column.missing and (values.dtype == object or isinstance(values.dtype, pd.StringDtype)):
         null = null | np.asarray(values.isin(column.missing), dtype=bool)
     return null
 

@@ -122,6 +122,7 @@ class MST(MarginalGenerator):
         self, axes: Sequence[Axis], rows: PrivateRows, plan: Plan
     ) -> tuple[list[Axis], list[Measurement]]:
         """Final axes, rare cells joined, and their noisy counts."""
+        rows.tabulate([(axis,) for axis in axes])
         final, measured = [], []
         for i, axis in enumerate(axes):
             label = one_way_label(axis.column)
@@ -132,11 +133,14 @@ class MST(MarginalGenerator):
             summed = np.bincount(groups, weights=counts, minlength=joined.size).astype(np.float64)
             measured.append(Measurement((i,), summed, noise))
             self._tell("counting columns", (i + 1) / len(axes))
+        rows.forget(axes)
         return final, measured
 
     def _span(self, independent: GraphicalModel, rows: PrivateRows, plan: Plan) -> list[Measurement]:
         """The edges of a maximum spanning tree, one charged choice and one charged histogram each."""
         contest, edges = self._contest(independent, plan)
+        if edges:  # one pass for all that the choices compare; `_extend` asks for the same pairs
+            rows.tabulate(contest.candidates)
         ends = np.array(edges).reshape(-1, 2)
         component = np.arange(len(independent.sizes))
         measured: list[Measurement] = []
