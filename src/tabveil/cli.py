@@ -198,8 +198,19 @@ def _number(value: float | None) -> str:
 @app.command()
 def sample(
     model: Annotated[Path, typer.Argument(metavar="FOLDER", help="A release, or a saved model.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="A .csv, .csv.gz, .tsv or .parquet file.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="A .csv, .csv.gz, .tsv or .parquet file, or 'FOLDER/' for Parquet files in a new folder.",
+        ),
+    ],
     rows: Rows = None,
+    partition_rows: Annotated[
+        int | None, typer.Option("--partition-rows", help="Rows per file: makes --out a folder of Parquet files.")
+    ] = None,
     random_state: Seed = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     as_json: Json = False,
@@ -208,11 +219,14 @@ def sample(
     from tabveil import pipeline
     from tabveil.errors import UsageError
 
-    if out.exists() and not force:
-        raise UsageError(f"{str(out)!r} is there already: name another file, or give --force to replace it.")
-    drawn, statement = pipeline.sample(model, out, rows=rows, random_state=random_state)
+    if Path(out).is_file() and not force:
+        raise UsageError(f"{out!r} is there already: name another file, or give --force to replace it.")
+    with progress() as show:
+        drawn, statement = pipeline.sample(
+            model, out, rows=rows, partition_rows=partition_rows, random_state=random_state, progress=show
+        )
     _warn(statement)
-    data = {"file": str(out), "rows": drawn, "stamp": statement.stamp, "statement": statement.to_dict()}
+    data = {"file": out, "rows": drawn, "stamp": statement.stamp, "statement": statement.to_dict()}
     answer(data, f"Wrote {drawn:,} rows to {out}. {statement.sentence()}", as_json=as_json)
 
 

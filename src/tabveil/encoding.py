@@ -327,9 +327,10 @@ def _decode_stamps(column: Grid, seconds: Codes, codes: Codes) -> pd.Series:
     return pd.Series(stamps, name=column.name)
 
 
-def name_rows(column: Identifier, rows: int) -> pd.Series:
-    """Made-up names for `rows` synthetic rows, numbered from 1: they say nothing about any real row."""
-    return pd.Series([column.pattern.format(n=n) for n in range(1, rows + 1)], name=column.name, dtype=object)
+def name_rows(column: Identifier, rows: int, *, first: int = 1) -> pd.Series:
+    """Made-up names for `rows` synthetic rows, numbered from `first`: they say nothing about any real row."""
+    numbered = range(first, first + rows)
+    return pd.Series([column.pattern.format(n=n) for n in numbered], name=column.name, dtype=object)
 
 
 def conform(columns: Sequence[Column], frame: pd.DataFrame) -> pd.DataFrame:

@@ -30,7 +30,7 @@ import tabveil
 from tabveil import measuring
 from tabveil.curating import Payer, check_values
 from tabveil.errors import UsageError
-from tabveil.generators.base import Generator, Plan, Progress, check_unit, create, load, whole
+from tabveil.generators.base import BATCH_ROWS, Generator, Plan, Progress, check_unit, create, load, whole
 from tabveil.ledger import Ledger
 from tabveil.measuring import Facts
 from tabveil.metrics.base import MetricInput
@@ -47,7 +47,8 @@ from tabveil.release import (
     seal,
     space_for,
     versions,
-    write_rows,
+    write_frames,
+    write_parts,
     write_synthetic,
 )
 from tabveil.report.document import Report
@@ -268,13 +269,8 @@ def _measured(run: _Run, release: Release) -> Release:
     """`release` with scores and findings, and the internal report beside it."""
     try:
         with new_folder(run.internal) as folder, run.timed("measuring"):
-            data = MetricInput(
-                train=measuring.frame_of(run.source),
-                holdout=None if run.holdout is None else measuring.frame_of(run.holdout),
-                synthetic=measuring.frame_of(open_table(release.folder / "synthetic.parquet")),
-                schema=run.schema,
-                random_state=run.generator.random_state or 0,
-            )
+            synthetic = release.folder / "synthetic.parquet"
+            data = _input((synthetic, run.source, run.holdout), run.schema, run.generator.random_state or 0)
             scores, findings = measuring.scores(data), measuring.findings(data)
             account = None if run.ledger is None or run.dataset is None else run.ledger.export(run.dataset)
             page = Facts(release.statement, account, run.schema, release.provenance).internal(data, scores, findings)
@@ -310,14 +306,15 @@ def evaluate(
 
     Privacy: reads real rows outside any budget: every score is INTERNAL.
     """
-    data = MetricInput(
-        train=measuring.frame_of(train),
-        holdout=None if holdout is None else measuring.frame_of(holdout),
-        synthetic=measuring.frame_of(synthetic),
-        schema=as_schema(schema),
-        random_state=random_state,
-    )
+    data = _input((synthetic, train, holdout), as_schema(schema), random_state)
     return measuring.scores(data, metrics)
+
+
+def _input(tables: tuple[Any, Any, Any], schema: Schema, random_state: int | None) -> MetricInput:
+    """What metrics and attacks are given of the synthetic table, the training table and the holdout (or None)."""
+    rng = np.random.default_rng(random_state)
+    synthetic, train, holdout = (None if t is None else measuring.frame_of(t, rng) for t in tables)
+    return MetricInput(train=train, holdout=holdout, synthetic=synthetic, schema=schema, random_state=random_state)
 
 
 def report(
@@ -346,13 +343,7 @@ def report(
     if train is None:
         return Report(json.loads((place / "report.json").read_text(encoding="utf-8")))
     manifest, schema = read_manifest(place), Schema.from_yaml(place / "schema.yaml")
-    data = MetricInput(
-        train=measuring.frame_of(train),
-        holdout=None if holdout is None else measuring.frame_of(holdout),
-        synthetic=measuring.frame_of(place / "synthetic.parquet"),
-        schema=schema,
-        random_state=random_state,
-    )
+    data = _input((place / "synthetic.parquet", train, holdout), schema, random_state)
     account = None
     if manifest.dataset is not None:
         account = json.loads((place / "ledger.json").read_text(encoding="utf-8"))
@@ -368,15 +359,20 @@ def sample(
     out: str | os.PathLike[str],
     *,
     rows: int | None = None,
+    partition_rows: int | None = None,
     random_state: int | None = None,
+    progress: Progress | None = None,
 ) -> tuple[int, PrivacyStatement]:
-    """More rows from a saved model into a file; costs nothing (post-processing).
+    """More rows from a saved model into a file or folder, written as they are drawn; costs nothing (post-processing).
 
     Args:
       model: a release folder, or the folder of a model.
-      out: a .csv, .csv.gz, .tsv or .parquet file to write.
+      out: a .csv, .csv.gz, .tsv or .parquet file to write, or a new folder for Parquet files part-00000.parquet, ...: a
+        name that ends in "/", or any name with `partition_rows`. All is written or nothing.
       rows: how many; the public (or charged, estimated) count by default.
-      random_state: repeats the sample.
+      partition_rows: most rows in one file of the folder; a million by default.
+      random_state: repeats the sample, for the same `partition_rows`.
+      progress: called as progress(stage, share).
 
     Returns:
       How many rows, and what is promised about them.
@@ -384,16 +380,29 @@ def sample(
     Raises:
       DataError: no model.
       StorageError: the file cannot be written.
-      UsageError: an argument out of range.
+      UsageError: an argument out of range, or a folder that is there already.
     """
-    place = Path(model)
+    place, target = Path(model), os.fspath(out)
     made = load(place / "model" if (place / "model" / "model.json").is_file() else place)
     _check_seed(random_state)
-    frame = made.sample(None if rows is None else whole("rows", rows, 0, MOST_ROWS), random_state=random_state)
-    write_rows(frame, made.schema, Path(out))
+    wanted = made.default_rows if rows is None else whole("rows", rows, 0, MOST_ROWS)
+    most = BATCH_ROWS if partition_rows is None else whole("partition_rows", partition_rows, 1, MOST_ROWS)
+    frames = made.sample_batches(wanted, batch_rows=most, random_state=random_state)
+    parted = target.endswith(("/", os.sep)) or partition_rows is not None
+    write = write_parts if parted else write_frames
+    write(_watched(frames, wanted, progress), made.schema, Path(target))
     if made.statement.stamp:
-        write_text(f"{os.fspath(out)}.{STAMP_FILE}", f"{made.statement.sentence()}\n")
-    return len(frame), made.statement
+        write_text(f"{os.fspath(Path(target))}.{STAMP_FILE}", f"{made.statement.sentence()}\n")
+    return wanted, made.statement
+
+
+def _watched(frames: Iterator[pd.DataFrame], rows: int, progress: Progress | None) -> Iterator[pd.DataFrame]:
+    done = 0
+    for frame in frames:
+        yield frame
+        done += len(frame)
+        if progress is not None:
+            progress("sampling", done / max(rows, 1))
 
 
 # ------------------------------------------------------------------------------------------------------------ arguments

@@ -15,7 +15,7 @@ import json
 import math
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -40,6 +40,9 @@ from tabveil.tables import Table, open_table, write_bytes, write_text
 Arrays = dict[str, NDArray[Any]]
 Progress = Callable[[str, float], None]
 """Told what is being done and which share of it, 0 to 1; neither depends on the data."""
+
+BATCH_ROWS = 1_000_000
+"""Most rows drawn at a time where a sample is written to a file."""
 
 FORMAT = 1
 """Version of the saved folder's layout."""
@@ -298,15 +301,48 @@ class Generator(ABC):
         """
         rows = self._rows(n)
         rng = np.random.default_rng(self.random_state if random_state is None else random_state)
-        codes = self._draw(rows, rng)
+        return self._frame(rows, self._draw(rows, rng))
+
+    def sample_batches(
+        self, n: int | None = None, *, batch_rows: int = BATCH_ROWS, random_state: int | None = None
+    ) -> Iterator[pd.DataFrame]:
+        """Synthetic rows as `sample` gives them, at most `batch_rows` at a time, in memory for one batch.
+
+        Each batch is drawn from the model by itself, so that the batches together follow its law as one sample does;
+        where all rows fit into one batch it is `sample`'s frame. Identifiers are numbered through.
+
+        Args:
+          n: how many rows in all, 0 or more; as `sample`.
+          batch_rows: most rows in one frame, at least 1.
+          random_state: repeats the frames, for the same `batch_rows`.
+
+        Returns:
+          At least one frame, an empty one where n is 0.
+
+        Raises:
+          UsageError: not fitted, or a number out of range, at once.
+        """
+        rows, most = self._rows(n), whole("batch_rows", batch_rows, 1, 2**40)
+        rng = np.random.default_rng(self.random_state if random_state is None else random_state)
+        starts = range(0, max(rows, 1), most)
+        sizes = ((start, min(most, rows - start)) for start in starts)
+        return (self._frame(size, self._draw(size, rng), first=start + 1) for start, size in sizes)
+
+    def _frame(self, rows: int, codes: Mapping[str, Codes], *, first: int = 1) -> pd.DataFrame:
         parts = [
-            name_rows(c, rows) if isinstance(c, Identifier) else decode(c, codes[c.name]) for c in self.schema.columns
+            name_rows(c, rows, first=first) if isinstance(c, Identifier) else decode(c, codes[c.name])
+            for c in self.schema.columns
         ]
         return pd.concat(parts, axis=1)
 
+    @property
+    def default_rows(self) -> int:
+        """How many rows `sample` gives where nobody says: the public, or the charged and estimated, row count."""
+        return self.schema.public_rows or self._default_rows()
+
     def _rows(self, n: int | None) -> int:
         if n is None:
-            return self.schema.public_rows or self._default_rows()
+            return self.default_rows
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
             raise UsageError("n must be a whole number of rows, 0 or more.")
         self.schema  # noqa: B018  (raises where there is no fit)
