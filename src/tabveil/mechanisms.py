@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from tabveil._counting import Cells, Cutter, Marginal, Tally
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent
 from tabveil.columns import Column
-from tabveil.encoding import Axis, Codes, Floats, encode, size, texts_of
+from tabveil.encoding import Axis, Codes, Floats, encode, numbered, size, texts_of
 from tabveil.errors import DataError, UnchargedError
 from tabveil.ledger import Receipt
 from tabveil.samplers import MAX_SIGMA, MIN_SIGMA, Words, discrete_gaussian, system_bits
@@ -459,7 +459,7 @@ def bounded_contributions(units: NDArray[Any], most: int) -> NDArray[np.int64]:
       removing a unit changes at most `most` kept rows (trap A17). Rows without a unit count as one unit together,
       which protects them all.
     """
-    numbers, _ = pd.factorize(units)
+    numbers, _ = numbered(units)
     order = np.lexsort((_bits(len(units)), numbers))
     ordered = numbers[order]
     start = np.searchsorted(ordered, ordered, side="left")
@@ -494,7 +494,7 @@ def unit_names(units: NDArray[np.object_], secrets: tuple[str, str]) -> tuple[ND
       below any delta, and what is claimed for delta = 0 leaves it out (docs/generators.md). Tables that fit into memory
       tell units apart by their texts.
     """
-    numbers, different = pd.factorize(units)
+    numbers, different = numbered(units)
     try:
         first, second = (pd.util.hash_array(different, hash_key=s, categorize=False) for s in secrets)
     except UnicodeEncodeError:  # half a character, in a frame

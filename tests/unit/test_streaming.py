@@ -1,4 +1,4 @@
-"""Rows beyond memory: what is read anew for every pass is counted exactly as what is kept, and is the same every time."""
+"""Rows beyond memory: what is read anew for every pass is counted as what is kept, and is the same each time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -108,8 +108,8 @@ def axes_of_one(draw: st.DrawFn) -> Axis:
     values = draw(st.integers(1, 60))
     column = Integer(name="n", low=0, high=values - 1, missing=draw(st.sampled_from([(), ("",)])))
     edges = sorted(draw(st.sets(st.integers(0, values), min_size=2, max_size=8)))
-    cell = draw(st.lists(st.integers(-1, 4), min_size=len(edges) - 1 + column.nullable, max_size=7))
     leaves = len(edges) - 1 + column.nullable
+    cell = draw(st.lists(st.integers(-1, 4), max_size=leaves))
     return grid(column, edges, (cell + [0] * leaves)[:leaves])
 
 
@@ -154,9 +154,14 @@ def test_a_tally_counts_every_marginal_exactly(data: st.DataObject) -> None:
 def test_an_error_in_a_counting_thread_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_counting, "THREADED_ROWS", 0)
     tally = Tally([(AXES[0],)])
-    with pytest.raises(IndexError), tally:
-        tally._totals = []
-        tally.add([np.zeros(3, dtype=np.uint8)])
+    tally._totals = []
+
+    def count() -> None:
+        with tally:
+            tally.add([np.zeros(3, dtype=np.uint8)])
+
+    with pytest.raises(IndexError):
+        count()
 
 
 def test_marginals_are_joined_while_they_stay_small() -> None:
@@ -173,11 +178,11 @@ def test_marginals_are_joined_while_they_stay_small() -> None:
 # ----------------------------------------------------------------------------------------- streamed as kept in memory
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None)
 @given(
     form=st.sampled_from(["frame", "csv", "parquet", "sql"]),
-    rows=st.sampled_from([0, 1, 7, 300]),
-    chunk_rows=st.sampled_from([1, 3, 64, 1_000]),
+    rows=st.sampled_from([0, 1, 7, 120]),
+    chunk_rows=st.sampled_from([3, 64, 1_000]),
     block=st.sampled_from([1, 50, 2**20]),
 )
 def test_streamed_counts_are_those_of_memory(form: str, rows: int, chunk_rows: int, block: int) -> None:
@@ -185,6 +190,7 @@ def test_streamed_counts_are_those_of_memory(form: str, rows: int, chunk_rows: i
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         table = opened(frame, form, Path(folder), chunk_rows)
         kept = exact(table)
+        kept.tabulate(EVERYTHING)
         patch.setattr(mechanisms, "_BLOCK", block)
         patch.setattr(mechanisms, "MEMORY", -1)
         once, each = exact(table), exact(table)
@@ -193,7 +199,8 @@ def test_streamed_counts_are_those_of_memory(form: str, rows: int, chunk_rows: i
             expected = brute(frame, axes)
             assert (kept.counts(axes, label="any") == expected).all()
             assert (once.counts(axes, label="any") == expected).all()
-            assert (each.counts(axes, label="any") == expected).all()
+        for axes in EVERYTHING[::4]:
+            assert (each.counts(axes, label="any") == brute(frame, axes)).all()
         assert once._codes is None
         assert kept._codes is not None
 
@@ -293,10 +300,10 @@ def test_tabulating_gives_nothing_out() -> None:
 
 
 def test_tabulated_counts_carry_the_charged_noise() -> None:
-    """alpha = 1e-9, n = 40 draws of 111 cells: their variance is sigma^2, 10 % off either way is rejected."""
+    """alpha = 1e-9, n = 20,000 cells: the variance of their noise is sigma^2, a sigma 10 % off is rejected."""
     ledger = Ledger(":memory:")
     ledger.open("t", epsilon=1e6, delta=1e-6)
-    column, sigma, repeats = Integer(name="age", low=0, high=110, missing=("",)), 6.0, 400
+    column, sigma, repeats = Integer(name="age", low=0, high=998, missing=("",)), 6.0, 20
     axis = Axis.singles(column)
     spends = [Spend("counts", DiscreteGaussianDpEvent(sigma), repeats)]
     frame = people(300)[["age"]]
@@ -307,7 +314,7 @@ def test_tabulated_counts_carry_the_charged_noise() -> None:
     squares = float((noise.astype(float) ** 2).sum())
     for factor, agrees in ((1.0, True), (0.9, False), (1.1, False)):
         tail = stats.chi2.sf(squares / (sigma * factor) ** 2, len(noise))
-        assert (2 * min(tail, 1 - tail) > ALPHA) is agrees
+        assert bool(2 * min(tail, 1 - tail) > ALPHA) is agrees
 
 
 # ----------------------------------------------------------------------------------------------- one person, many rows
@@ -372,12 +379,12 @@ def test_persons_are_bounded_where_rows_come_in_any_order(monkeypatch: pytest.Mo
 
 
 def test_unit_names_are_equal_for_equal_texts_alone_and_differ_between_fits() -> None:
-    texts = np.array([f"p{i % 500}" for i in range(5_000)] + ["\ud800", "\udfff", "", ""], dtype=object)
+    texts = np.array([f"p{i % 500}" for i in range(5_000)] + ["\ud800", "\udfff", "", "", "a\0b", "a\0c"], dtype=object)
     secrets = mechanisms._secrets()
     high, low = unit_names(texts, secrets)
-    names = pd.Series(list(zip(high.tolist(), low.tolist(), strict=True)))
-    assert names.groupby(pd.Series(texts), sort=False).nunique().eq(1).all()
-    assert names.nunique() == 503
+    names = list(zip(high.tolist(), low.tolist(), strict=True))
+    assert len(set(names)) == len(set(texts)) == len(set(zip(names, texts, strict=True))) == 505
+    assert len(mechanisms.bounded_contributions(texts, 1)) == 505
     other = unit_names(texts, mechanisms._secrets())
     assert not np.intersect1d(high, other[0]).size
     assert all(len(s) == 16 for s in secrets)
@@ -421,7 +428,7 @@ def test_a_file_that_is_written_to_meanwhile_is_refused(tmp_path: Path, monkeypa
 def peak_of(body: str, *arguments: str) -> float:
     """Mebibytes that a child needs above what its imports do."""
     code = """
-        import resource, sys
+        import sys
         import numpy as np, pandas as pd
         from tabveil import mechanisms
         from tabveil.encoding import Axis
@@ -429,7 +436,8 @@ def peak_of(body: str, *arguments: str) -> float:
         from tabveil.schema import Schema
         from tabveil.columns import Integer
         from tabveil.tables import open_table
-        def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        def peak():  # of this process alone: what getrusage says is inherited
+            return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
     """
     run = [sys.executable, "-c", textwrap.dedent(code) + textwrap.dedent(body), *arguments]
     done = subprocess.run(run, check=True, capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)})
@@ -480,8 +488,8 @@ def test_a_column_of_text_is_read_alike_in_both_ways(tmp_path: Path) -> None:
     import pyarrow as pa
 
     words = ["red", "red", "", None, "mauve", "green", "1", "1.0"]
-    listed = pa.DictionaryArray.from_arrays(pa.array([0, 0, 3, None, 1, 2, 4, 5]), pa.array([*words[:1], *words[4:6], "",
-                                                                                         *words[6:], "red", None]))  # fmt: skip
+    texts = pa.array(["red", "mauve", "green", "", "1", "1.0", "red", None])
+    listed = pa.DictionaryArray.from_arrays(pa.array([0, 6, 3, 7, 1, 2, 4, 5]), texts)
     sources: list[Callable[[], Table]] = [
         lambda: open_table(pa.table({"colour": pa.array(words)}), chunk_rows=3),
         lambda: open_table(pa.table({"colour": listed}), chunk_rows=3),
