@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from tabveil import mechanisms
 from tabveil.columns import Boolean, Categorical, Date, Decimal, Integer
 from tabveil.generators.base import create
 from tabveil.ledger import Ledger
@@ -147,9 +148,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("scale"))
     parser.add_argument("--format", choices=("parquet", "csv"), default="parquet")
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--memory", type=int, default=mechanisms.MEMORY, help="most bytes of codes kept in memory")
     parser.add_argument("--fit", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.fit:
+        mechanisms.MEMORY = given.memory
         print(json.dumps(fit(given.fit, given.generator)))
         return
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -158,6 +161,7 @@ def main() -> None:
         make(given.rows, path)
     mebibytes = path.stat().st_size / 2**20
     child = [sys.executable, __file__, "--fit", str(path), "--generator", given.generator]
+    child += ["--memory", str(given.memory)]
     told = json.loads(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
     if not given.keep:
         path.unlink()
