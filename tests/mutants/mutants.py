@@ -539,8 +539,9 @@ _A16 = (
         "as many rows as the table has are sampled where nobody says how many",
         Edit(
             "tabveil.generators.independent:Independent._learn",
-            "self._total = model.total",
-            "self._total = float(len(next(iter(rows._read().values()))))",
+            "        self._model = estimate([a.size for a in self._axes], measured)",
+            "        self._model = estimate([a.size for a in self._axes], measured)\n"
+            "        self._model.total = float(len(next(iter(rows._read().values()))))",
         ),
         _ONLY_CHARGED,
         _LEARNED,
@@ -550,8 +551,9 @@ _A16 = (
         "the same, seen from outside",
         Edit(
             "tabveil.generators.independent:Independent._learn",
-            "self._total = model.total",
-            "self._total = float(len(next(iter(rows._read().values()))))",
+            "        self._model = estimate([a.size for a in self._axes], measured)",
+            "        self._model = estimate([a.size for a in self._axes], measured)\n"
+            "        self._model.total = float(len(next(iter(rows._read().values()))))",
         ),
         _conformance("tiny_epsilon_says_nothing"),
         "tells which table went in",
