@@ -16,7 +16,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from tabveil._table import CODECS, DELIMITERS, Table, attempt, file_format, file_problem, guarded
+from tabveil._table import (
+    CODECS,
+    DELIMITERS,
+    Table,
+    attempt,
+    dictionary_of,
+    file_format,
+    file_problem,
+    file_stamp,
+    guarded,
+)
 from tabveil.errors import DataError, UsageError
 
 _MAX_RECORD = 2 * 2**20
@@ -30,6 +40,8 @@ _NOT_UTF8 = "is not UTF-8 text: save it as UTF-8 (in a spreadsheet: CSV UTF-8)"
 
 class CsvTable(Table):
     """A delimited text file, compressed or not, with a header line. Arguments and errors as in `open_table`."""
+
+    repeatable = True
 
     def __init__(self, path: Path, *, delimiter: str | None, chunk_rows: int) -> None:
         kind, compression = file_format(path)
@@ -97,9 +109,18 @@ class CsvTable(Table):
                 )
 
     def _read(self, columns: list[str]) -> Iterator[pd.DataFrame]:
-        return guarded(self._frames(columns), self._row_problem)
+        frames = (batch.to_pandas() for batch in self._batches(columns))
+        return guarded(frames, self._row_problem)
 
-    def _frames(self, columns: list[str]) -> Generator[pd.DataFrame, None, None]:
+    def _read_compact(self, columns: list[str]) -> Iterator[pd.DataFrame]:
+        frames = (_compact(batch) for batch in self._batches(columns))
+        return guarded(frames, self._row_problem)
+
+    def stamp(self) -> object:
+        """Of the file."""
+        return file_stamp(self._path)
+
+    def _batches(self, columns: list[str]) -> Generator[pa.RecordBatch, None, None]:
         # No Python object takes part in the reading (no file object, no row handler): pyarrow calls it from a thread of
         # its own, which dead-locks where the reader is dropped while that thread waits for the interpreter.
         stream = self._open()
@@ -112,7 +133,7 @@ class CsvTable(Table):
         tail = ""
         for batch in pacsv.open_csv(stream, **self._options([*columns, *({last} - set(columns))])):
             for start in range(0, batch.num_rows, self.chunk_rows):
-                yield batch.slice(start, self.chunk_rows).select(columns).to_pandas()
+                yield batch.slice(start, self.chunk_rows).select(columns)
             tail = batch.column(last)[-1].as_py() if batch.num_rows else tail
         if ("\n" in tail or "\r" in tail) and not self._ends_quoted():
             raise DataError(f"The file {str(self._path)!r} opens a quote in its last column that is never closed.")
@@ -155,6 +176,11 @@ class CsvTable(Table):
         if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
             return f"The file {str(self._path)!r} {_NOT_UTF8}."
         return self._problem(error)
+
+
+def _compact(batch: pa.RecordBatch) -> pd.DataFrame:
+    arrays = [dictionary_of(column) for column in batch.columns]
+    return pa.Table.from_arrays(arrays, names=batch.schema.names).to_pandas()
 
 
 def _record_end(text: bytes, *, final: bool) -> int | None:

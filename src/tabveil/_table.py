@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -44,6 +44,8 @@ class Table(ABC):
 
     columns: tuple[str, ...]
     chunk_rows: int
+    repeatable: ClassVar[bool] = False
+    """Whether every reading gives the same rows in one order unless `stamp` changes; a database promises neither."""
 
     def __init__(self, columns: Iterable[Any], *, chunk_rows: int) -> None:
         self.columns = checked_names(columns)
@@ -69,11 +71,25 @@ class Table(ABC):
         for name in wanted:
             if name not in self.columns:
                 raise DataError(f"The table has no column {name!r}.")
-        return self._chunks(wanted)
+        return self._chunks(wanted, self._read)
 
-    def _chunks(self, wanted: list[str]) -> Iterator[pd.DataFrame]:
+    def compact(self, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+        """As `chunks`, but text may come as pandas Categorical, each text once: less work for whoever maps texts.
+
+        Categories may list texts that no row of the chunk holds.
+        """
+        for name in columns:
+            if name not in self.columns:
+                raise DataError(f"The table has no column {name!r}.")
+        return self._chunks(list(columns), self._read_compact)
+
+    def stamp(self) -> object:
+        """What changes when the source is written to, as far as can be told without reading it."""
+        return None
+
+    def _chunks(self, wanted: list[str], read: Callable[[list[str]], Iterator[pd.DataFrame]]) -> Iterator[pd.DataFrame]:
         empty = True
-        for frame in self._read(wanted or [self.columns[0]]):
+        for frame in read(wanted or [self.columns[0]]):
             empty = False
             yield frame if list(frame.columns) == wanted else frame[wanted]
         if empty:
@@ -82,6 +98,9 @@ class Table(ABC):
     @abstractmethod
     def _read(self, columns: list[str]) -> Iterator[pd.DataFrame]:
         """Frames of the given columns, at least one, in any order of columns."""
+
+    def _read_compact(self, columns: list[str]) -> Iterator[pd.DataFrame]:
+        return self._read(columns)
 
 
 def file_format(path: Path) -> tuple[str, str]:
@@ -134,6 +153,30 @@ def attempt(action: Callable[[], _T], problem: Callable[[Exception], str]) -> _T
     except _READ_ERRORS as error:
         sentence = problem(error)
     raise DataError(sentence)
+
+
+def file_stamp(path: Path) -> object:
+    """What changes when a file is written to; None where it cannot be looked at."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return None
+
+
+def dictionary_of(array: pa.Array) -> pa.Array | None:
+    """A text array as a dictionary array with no more entries than rows, none twice; None where it holds no text."""
+    if pa.types.is_dictionary(array.type):
+        texts = array.dictionary
+        if not _is_text(texts.type):
+            return None
+        if len(texts) <= len(array) and not texts.null_count and len(texts.unique()) == len(texts):
+            return array
+        array = array.dictionary_decode()
+    return array.dictionary_encode() if _is_text(array.type) else None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def file_problem(path: Path, *, otherwise: str) -> Callable[[Exception], str]:

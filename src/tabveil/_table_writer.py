@@ -50,19 +50,55 @@ def write_table(
       StorageError: the disk is full or the path cannot be written.
       UsageError: the name's suffix is none of the above.
     """
+    write_batches([frame], path, decimals=decimals, date_formats=date_formats)
+
+
+def write_batches(
+    frames: Iterable[pd.DataFrame],
+    path: str | os.PathLike[str],
+    *,
+    decimals: Mapping[str, int] | None = None,
+    date_formats: Mapping[str, str] | None = None,
+) -> None:
+    """`write_table` for frames of the same columns, at least one, written one after the other as they come.
+
+    Args:
+      frames: the rows; in Parquet each is a row group, and the first says which types the columns have.
+      path: as `write_table`, like the rest and what is raised.
+      decimals: as there.
+      date_formats: as there.
+    """
     kind, compression = file_format(Path(path))
-    names = checked_names(frame.columns)
     if kind == ".parquet" and not compression:
-        table = pa.table([_arrow(frame[n], (date_formats or {}).get(n)) for n in names], names=list(names))
         with atomic_file(path) as handle:
-            pq.write_table(table, handle)
+            _write_parquet(frames, handle, date_formats or {})
     elif kind in DELIMITERS and compression in ("", ".gz"):
         with atomic_file(path) as handle, _compressed(handle, compression) as out:
-            for lines in _csv_text(frame, decimals or {}, date_formats or {}, delimiter=DELIMITERS[kind]):
-                out.write(lines)
+            for number, frame in enumerate(frames):
+                lines = _csv_text(frame, decimals or {}, date_formats or {}, delimiter=DELIMITERS[kind])
+                if number:
+                    next(lines)  # the header
+                out.writelines(lines)
     else:
         known = ".csv, .tsv, .csv.gz or .parquet"
         raise UsageError(f"The format of {os.fspath(path)!r} is not known by its name: use {known}.")
+
+
+def _write_parquet(frames: Iterable[pd.DataFrame], handle: BinaryIO, date_formats: Mapping[str, str]) -> None:
+    with contextlib.ExitStack() as closing:
+        writer: Any = None
+        for frame in frames:
+            table = _arrow_table(frame, date_formats)
+            writer = writer or closing.enter_context(pq.ParquetWriter(handle, table.schema))
+            writer.write_table(table.cast(writer.schema))
+
+
+def _arrow_table(frame: pd.DataFrame, date_formats: Mapping[str, str]) -> pa.Table:
+    names = checked_names(frame.columns)
+    arrays = [_arrow(frame[n], date_formats.get(n)) for n in names]
+    # a text column without a text in this batch may have some in the next
+    arrays = [a.cast(pa.string()) if pa.types.is_null(a.type) else a for a in arrays]
+    return pa.table(arrays, names=list(names))
 
 
 def _compressed(handle: BinaryIO, compression: str) -> contextlib.AbstractContextManager[BinaryIO]:
@@ -76,7 +112,7 @@ def _csv_text(
     frame: pd.DataFrame, decimals: Mapping[str, int], date_formats: Mapping[str, str], *, delimiter: str
 ) -> Iterator[bytes]:
     """The header, then CHUNK_ROWS rows at a time, as UTF-8."""
-    yield _encoded([tuple(frame.columns)], delimiter)
+    yield _encoded([checked_names(frame.columns)], delimiter)
     for start in range(0, len(frame), CHUNK_ROWS):
         part = frame.iloc[start : start + CHUNK_ROWS]
         cells = [_cells(part[n], digits=decimals.get(n), pattern=date_formats.get(n)) for n in frame.columns]

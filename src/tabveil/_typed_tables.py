@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
 
-from tabveil._table import Table, attempt, file_problem, guarded
+from tabveil._table import Table, attempt, dictionary_of, file_problem, file_stamp, guarded
 from tabveil.errors import DataError, MissingDependencyError, UsageError
 
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
@@ -48,18 +48,21 @@ def _check_types(schema: pa.Schema) -> None:
             )
 
 
-def _pandas(batch: pa.RecordBatch, *, chunk_rows: int) -> Iterator[pd.DataFrame]:
+def _pandas(batch: pa.RecordBatch, *, chunk_rows: int, compact: bool) -> Iterator[pd.DataFrame]:
     """A record batch as frames of at most `chunk_rows` rows: text as object of str, whole numbers and truth values with
-    room for missing cells, so that a column has one dtype in every chunk.
+    room for missing cells, so that a column has one dtype in every chunk. Compact: text as Categorical.
     """
     for start in range(0, batch.num_rows, chunk_rows):
         part = batch.slice(start, chunk_rows)
-        arrays = [_plain(column) for column in part.columns]
+        arrays = [_plain(column, compact=compact) for column in part.columns]
         table = pa.Table.from_arrays(arrays, names=part.schema.names)
         yield table.to_pandas(types_mapper=_NULLABLE.get)
 
 
-def _plain(array: pa.Array) -> pa.Array:
+def _plain(array: pa.Array, *, compact: bool) -> pa.Array:
+    texts = dictionary_of(array) if compact else None
+    if texts is not None:
+        return texts
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if pa.types.is_date(array.type):
@@ -70,21 +73,32 @@ def _plain(array: pa.Array) -> pa.Array:
 class ArrowTable(Table):
     """A pyarrow Table, as it is."""
 
+    repeatable = True
+
     def __init__(self, table: pa.Table, *, chunk_rows: int) -> None:
         super().__init__(table.schema.names, chunk_rows=chunk_rows)
         _check_types(table.schema)
         self._table = table
 
     def _read(self, columns: list[str]) -> Iterator[pd.DataFrame]:
-        return guarded(self._frames(columns), lambda _: "The pyarrow table holds cells that cannot be converted.")
+        return self._guarded(columns, compact=False)
 
-    def _frames(self, columns: list[str]) -> Generator[pd.DataFrame, None, None]:
+    def _read_compact(self, columns: list[str]) -> Iterator[pd.DataFrame]:
+        return self._guarded(columns, compact=True)
+
+    def _guarded(self, columns: list[str], *, compact: bool) -> Iterator[pd.DataFrame]:
+        problem = "The pyarrow table holds cells that cannot be converted."
+        return guarded(self._frames(columns, compact=compact), lambda _: problem)
+
+    def _frames(self, columns: list[str], *, compact: bool) -> Generator[pd.DataFrame, None, None]:
         for batch in self._table.select(columns).to_batches(max_chunksize=self.chunk_rows):
-            yield from _pandas(batch, chunk_rows=self.chunk_rows)
+            yield from _pandas(batch, chunk_rows=self.chunk_rows, compact=compact)
 
 
 class ParquetTable(Table):
     """A Parquet file, read a row group's share at a time."""
+
+    repeatable = True
 
     def __init__(self, path: Path, *, chunk_rows: int) -> None:
         self._path = path
@@ -95,20 +109,31 @@ class ParquetTable(Table):
             raise DataError(self._problem(IsADirectoryError()))
         schema = attempt(lambda: pq.read_schema(path), self._problem)
         _check_types(schema)
+        self._texts = [f.name for f in schema if pa.types.is_string(f.type)]
         # an unnamed pandas index is no column of the table
         super().__init__([n for n in schema.names if not _PANDAS_INDEX.fullmatch(n)], chunk_rows=chunk_rows)
 
     def _read(self, columns: list[str]) -> Iterator[pd.DataFrame]:
-        return guarded(self._frames(columns), self._problem)
+        return guarded(self._frames(columns, compact=False), self._problem)
 
-    def _frames(self, columns: list[str]) -> Generator[pd.DataFrame, None, None]:
-        with pq.ParquetFile(self._path, pre_buffer=False) as file:
+    def _read_compact(self, columns: list[str]) -> Iterator[pd.DataFrame]:
+        return guarded(self._frames(columns, compact=True), self._problem)
+
+    def stamp(self) -> object:
+        """Of the file."""
+        return file_stamp(self._path)
+
+    def _frames(self, columns: list[str], *, compact: bool) -> Generator[pd.DataFrame, None, None]:
+        texts = [n for n in columns if n in self._texts] if compact else None
+        with pq.ParquetFile(self._path, pre_buffer=False, read_dictionary=texts) as file:
             for batch in file.iter_batches(batch_size=self.chunk_rows, columns=columns, use_threads=False):
-                yield from _pandas(batch, chunk_rows=self.chunk_rows)
+                yield from _pandas(batch, chunk_rows=self.chunk_rows, compact=compact)
 
 
 class FrameTable(Table):
     """A pandas DataFrame, as it is."""
+
+    repeatable = True
 
     def __init__(self, frame: pd.DataFrame, *, chunk_rows: int) -> None:
         super().__init__(frame.columns, chunk_rows=chunk_rows)

@@ -199,13 +199,24 @@ def _number(value: float | None) -> str:
 @app.command()
 def sample(
     model: Annotated[Path, typer.Argument(metavar="FOLDER", help="A release, or a saved model.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="A .csv, .csv.gz, .tsv or .parquet file.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="A .csv, .csv.gz, .tsv or .parquet file, or 'FOLDER/' for Parquet files in a new folder.",
+        ),
+    ],
     rows: Rows = None,
     where: Annotated[
         list[str] | None, typer.Option(metavar="CONDITION", help="COLUMN=VALUE|VALUE or COLUMN=LOW..HIGH; repeatable.")
     ] = None,
     balance: Annotated[
         str | None, typer.Option(metavar="LABEL", help="COLUMN for equal shares, or COLUMN=VALUE:SHARE|VALUE:SHARE.")
+    ] = None,
+    partition_rows: Annotated[
+        int | None, typer.Option("--partition-rows", help="Rows per file: makes --out a folder of Parquet files.")
     ] = None,
     random_state: Seed = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
@@ -215,12 +226,15 @@ def sample(
     from tabveil import pipeline
     from tabveil.errors import UsageError
 
-    if out.exists() and not force:
-        raise UsageError(f"{str(out)!r} is there already: name another file, or give --force to replace it.")
+    if Path(out).is_file() and not force:
+        raise UsageError(f"{out!r} is there already: name another file, or give --force to replace it.")
     asked: dict[str, Any] = {"where": read_where(where or ()), "balance": read_balance(balance)}
-    drawn, statement, shares = pipeline.sample(model, out, rows=rows, **asked, random_state=random_state)
+    with progress() as show:
+        drawn, statement, shares = pipeline.sample(
+            model, out, rows=rows, **asked, partition_rows=partition_rows, random_state=random_state, progress=show
+        )
     _warn(statement)
-    data = {"file": str(out), "rows": drawn, "stamp": statement.stamp, "statement": statement.to_dict()}
+    data = {"file": out, "rows": drawn, "stamp": statement.stamp, "statement": statement.to_dict()}
     data |= {} if shares is None else {"balance": shares}
     text = f"Wrote {drawn:,} rows to {out}. {statement.sentence()}"
     answer(data, "\n".join([text, *_shares(shares)]), as_json=as_json)

@@ -36,7 +36,7 @@ def check_values(table: Any, schema: Schema, *, progress: Progress | None = None
     unit = schema.privacy_unit
     filled = dict.fromkeys([*(c.name for c in schema.learned), *([unit] if unit else [])], False)
     rows = 0
-    for chunk in source.chunks(list(filled)):
+    for chunk in source.compact(list(filled)):
         rows += len(chunk)
         for column in schema.learned:
             codes = encode(column, chunk[column.name])

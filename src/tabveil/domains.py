@@ -1,10 +1,10 @@
 """From a public schema to the coarse domain a model works on, by charged histograms only.
 
-Numbers and dates are refined level by level: a column's grid is cut into at most `BRANCHES` pieces, the pieces whose
-noisy count is large are cut again, and so on down to single values, so that inflated values (the zeros of a capital
-gain) end as pieces of their own. The pieces are then joined, left to right, into cells of about equal mass; a single
-value that heavy stays alone, an atom. Within a cell, rows are drawn back by the pieces' noisy counts. Rare categories
-share one cell.
+Numbers and dates are refined level by level, all columns in one pass over the rows per level: a column's grid is cut
+into at most `BRANCHES` pieces, the pieces whose noisy count is large are cut again, and so on down to single values,
+so that inflated values (the zeros of a capital gain) end as pieces of their own. The pieces are then joined, left to
+right, into cells of about equal mass; a single value that heavy stays alone, an atom. Within a cell, rows are drawn
+back by the pieces' noisy counts. Rare categories share one cell.
 
 How many levels there are follows from the schema alone; how pieces are cut follows from noisy counts that are already
 paid for.
@@ -85,6 +85,21 @@ class Pieces:
     counts: Floats
 
 
+@dataclass(frozen=True, eq=False)
+class _Level:
+    """One histogram to be counted: the axis, and what is known of its pieces, None before the first level.
+
+    Attributes:
+      axis: pieces to be counted, each a cell; the others are in no cell.
+      known: counts of all pieces, those to be counted holding 0.
+      parents: for each cut piece, where its parts begin, how many they are, and its count.
+    """
+
+    axis: Axis
+    known: Floats | None = None
+    parents: tuple[tuple[int, int, float], ...] = ()
+
+
 def refine(column: Grid, rows: PrivateRows, *, sigma: float) -> Pieces:
     """Pieces of `column`, cut where the mass is, down to single values.
 
@@ -93,25 +108,49 @@ def refine(column: Grid, rows: PrivateRows, *, sigma: float) -> Pieces:
       rows: private rows; one charged histogram per level, `level_label` names it.
       sigma: the noise of each histogram, for the decision whether to cut.
     """
-    pieces = _first(column, rows, sigma)
-    for level in range(1, levels(column)):
-        floor = max(CUT_NOISE * sigma, CUT_SHARE * pieces.counts.sum())
-        heavy = (pieces.counts > floor) & (np.diff(pieces.edges) > 1)
-        if not heavy.any():  # what is left of the charge stays unused
-            break
-        pieces = _cut(column, rows, pieces, (heavy, level))
-    return pieces
+    return refine_all([column], rows, sigma=sigma)[0]
 
 
-def _first(column: Grid, rows: PrivateRows, sigma: float) -> Pieces:
+def refine_all(columns: Sequence[Grid], rows: PrivateRows, *, sigma: float) -> list[Pieces]:
+    """`refine` for several columns: one pass over the rows per level, all columns in it."""
+    waiting = {i: _first(c) for i, c in enumerate(columns)}
+    found: dict[int, Pieces] = {}
+    level = 0
+    while waiting:
+        rows.tabulate([(w.axis,) for w in waiting.values()])
+        for i, w in waiting.items():
+            found[i] = _counted(w, rows.counts([w.axis], label=level_label(columns[i], level)), sigma)
+        rows.forget([w.axis for w in waiting.values()])
+        level += 1
+        following = {i: _next(columns[i], found[i], level, sigma) for i in waiting}
+        waiting = {i: w for i, w in following.items() if w is not None}
+    return [found[i] for i in range(len(columns))]
+
+
+def _first(column: Grid) -> _Level:
     edges = _split(0, column.units, FLAT if levels(column) == 1 else BRANCHES)
     leaves = len(edges) - 1
-    cell = np.append(np.arange(leaves), leaves) if column.nullable else np.arange(leaves)
-    axis = Axis(column, edges, cell, np.ones(len(cell)))
-    counts = rows.counts([axis], label=level_label(column, 0))
-    rows.forget([axis])
-    numbers = counts[:leaves].astype(np.float64)
-    return Pieces(edges, settled(_cleared(numbers, sigma), float(numbers.sum())))
+    cell = np.arange(leaves + column.nullable)
+    return _Level(Axis(column, edges, cell, np.ones(len(cell))))
+
+
+def _counted(level: _Level, noisy: NDArray[np.int64], sigma: float) -> Pieces:
+    """The pieces with their new counts: non-negative, the parts of a cut piece adding up to its old count."""
+    if level.known is None:
+        numbers = noisy[: len(level.axis.edges) - 1].astype(np.float64)
+        return Pieces(level.axis.edges, settled(_cleared(numbers, sigma), float(numbers.sum())))
+    counts, taken = level.known.copy(), 0
+    for start, parts, count in level.parents:
+        counts[start : start + parts] = settled(noisy[taken : taken + parts].astype(np.float64), count)
+        taken += parts
+    return Pieces(level.axis.edges, counts)
+
+
+def _next(column: Grid, pieces: Pieces, level: int, sigma: float) -> _Level | None:
+    """The heavy pieces cut; None where there are none, or no further level: the rest of the charge stays unused."""
+    floor = max(CUT_NOISE * sigma, CUT_SHARE * pieces.counts.sum())
+    heavy = (pieces.counts > floor) & (np.diff(pieces.edges) > 1)
+    return _cut(column, pieces, heavy) if level < levels(column) and heavy.any() else None
 
 
 def _cleared(counts: Floats, sigma: float) -> Floats:
@@ -126,9 +165,8 @@ def _split(low: int, high: int, branches: int) -> NDArray[np.int64]:
     return np.array([low + width * i // steps for i in range(steps + 1)], dtype=np.int64)
 
 
-def _cut(column: Grid, rows: PrivateRows, pieces: Pieces, order: tuple[NDArray[np.bool_], int]) -> Pieces:
-    """Cut the heavy pieces; the new counts are made non-negative and to add up to the old piece's."""
-    heavy, level = order
+def _cut(column: Grid, pieces: Pieces, heavy: NDArray[np.bool_]) -> _Level:
+    """The next histogram: the parts of the heavy pieces."""
     parts = [
         _split(int(low), int(high), BRANCHES) if cut else np.array([low, high])
         for low, high, cut in zip(pieces.edges[:-1], pieces.edges[1:], heavy, strict=True)
@@ -138,17 +176,10 @@ def _cut(column: Grid, rows: PrivateRows, pieces: Pieces, order: tuple[NDArray[n
     fresh = np.repeat(heavy, widths)
     missing = [-1] if column.nullable else []
     cell = np.append(np.where(fresh, np.cumsum(fresh) - 1, -1), missing).astype(np.int64)
-    axis = Axis(column, edges, cell, np.ones(len(cell)))
-    noisy = rows.counts([axis], label=level_label(column, level))
-    rows.forget([axis])
-    counts = np.repeat(pieces.counts, widths)
     starts = np.cumsum(widths) - widths
-    taken = 0
-    for i in np.flatnonzero(heavy):
-        children = slice(starts[i], starts[i] + widths[i])
-        counts[children] = settled(noisy[taken : taken + widths[i]].astype(float), pieces.counts[i])
-        taken += widths[i]
-    return Pieces(edges, counts)
+    parents = [(int(starts[i]), int(widths[i]), float(pieces.counts[i])) for i in np.flatnonzero(heavy)]
+    known = np.where(fresh, 0.0, np.repeat(pieces.counts, widths))
+    return _Level(Axis(column, edges, cell, np.ones(len(cell))), known, tuple(parents))
 
 
 def settled(counts: Floats, total: float) -> Floats:
@@ -277,7 +308,9 @@ def start_axes(
       sigma: noise of each refining histogram.
       cells: how many cells a number column is binned into, or a function that says so from the (noisy) row count.
     """
-    pieces = {c.name: refine(c, rows, sigma=sigma) for c in columns if isinstance(c, Grid)}
+    grids = [c for c in columns if isinstance(c, Grid)]
+    refined = refine_all(grids, rows, sigma=sigma)
+    pieces = {c.name: p for c, p in zip(grids, refined, strict=True)}
     total = float(np.median([p.counts.sum() for p in pieces.values()])) if pieces else 0.0
     wanted = cells if isinstance(cells, int) else cells(total)
     return [binned(c, pieces[c.name], wanted) if isinstance(c, Grid) else Axis.singles(c) for c in columns]

@@ -102,15 +102,25 @@ def parse(column: Column, values: pd.Series) -> tuple[Codes, NDArray[np.bool_]]:
 
     A number outside its bounds counts as invalid unless the column says `clip`.
     """
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return _parse_listed(column, values)
     null = _missing(column, values)
     codes = _codes(column, values)
     codes[null] = size(column) if column.nullable else INVALID
     return codes, codes == INVALID
 
 
+def _parse_listed(column: Column, values: pd.Series) -> tuple[Codes, NDArray[np.bool_]]:
+    """`parse` of values given by a list and positions in it: every listed value is parsed once, by itself."""
+    listed = pd.Series([*values.cat.categories.astype(object), None], dtype=object)
+    codes, bad = parse(column, listed)
+    at = values.cat.codes.to_numpy()  # -1, missing, is the last of the list
+    return codes[at], bad[at]
+
+
 def _missing(column: Column, values: pd.Series) -> NDArray[np.bool_]:
     null = np.asarray(values.isna(), dtype=bool)
-    if column.missing and (values.dtype == object or isinstance(values.dtype, pd.StringDtype | pd.CategoricalDtype)):
+    if column.missing and (values.dtype == object or isinstance(values.dtype, pd.StringDtype)):
         null = null | np.asarray(values.isin(column.missing), dtype=bool)
     return null
 
@@ -129,9 +139,25 @@ def _each(values: pd.Series, function: Callable[[Any], Any]) -> pd.Series:
     mixed = values.dtype == object and pd.api.types.infer_dtype(values, skipna=True) not in ("string", "empty")
     if mixed:
         return values.map(function, na_action="ignore")
-    numbers, different = pd.factorize(values)
+    texts = values.dtype == object or isinstance(values.dtype, pd.StringDtype)
+    numbers, different = numbered(values.to_numpy(dtype=object, na_value=None)) if texts else pd.factorize(values)
     mapped = np.array([*map(function, different.astype(object)), None], dtype=object)
     return pd.Series(mapped[numbers], index=values.index)
+
+
+def numbered(cells: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """A number for every different cell, -1 for a missing one, and the different cells: `pd.factorize`, exact for text.
+
+    Privacy: pandas takes an array of nothing but texts for C strings, which end at a NUL, and half characters for one
+      another: "true" with a NUL after it, in one row, would decide what "true" is in all (trap A2), and two persons
+      could be one (A17). A missing cell at the end makes pandas compare the texts themselves.
+    """
+    if cells.dtype == object:
+        cells = np.concatenate([cells, np.array([None], dtype=object)])
+        numbers, different = pd.factorize(cells)
+        return np.asarray(numbers)[:-1], np.asarray(different)
+    numbers, different = pd.factorize(cells)
+    return np.asarray(numbers), np.asarray(different)
 
 
 def _text(value: object) -> str:
@@ -332,9 +358,10 @@ def _decode_stamps(column: Grid, seconds: Codes, codes: Codes) -> pd.Series:
     return pd.Series(stamps, name=column.name)
 
 
-def name_rows(column: Identifier, rows: int) -> pd.Series:
-    """Made-up names for `rows` synthetic rows, numbered from 1: they say nothing about any real row."""
-    return pd.Series([column.pattern.format(n=n) for n in range(1, rows + 1)], name=column.name, dtype=object)
+def name_rows(column: Identifier, rows: int, *, first: int = 1) -> pd.Series:
+    """Made-up names for `rows` synthetic rows, numbered from `first`: they say nothing about any real row."""
+    numbered = range(first, first + rows)
+    return pd.Series([column.pattern.format(n=n) for n in numbered], name=column.name, dtype=object)
 
 
 def conform(columns: Sequence[Column], frame: pd.DataFrame) -> pd.DataFrame:

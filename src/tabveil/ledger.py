@@ -87,6 +87,12 @@ class Receipt:
                     return spend.event
         raise UnchargedError(f"Nothing is left of the charge for {label!r}.")
 
+    def require(self) -> None:
+        """Raise UnchargedError unless something of the charge is left to be taken."""
+        with self._lock:
+            if not any(self._left) and not any(self._pools):
+                raise UnchargedError("Nothing is left of the charge: rows are read for charged answers only.")
+
     def take_from(self, label: str, event: DpEvent) -> DpEvent:
         """`event`, paid from the zCDP pool charged under `label` as ZCDpEvent(rho): the pool shrinks by zcdp(event).
 
@@ -123,6 +129,9 @@ class _Uncharged(Receipt):
     def take(self, label: str) -> DpEvent:
         event: DpEvent = NonPrivateDpEvent()
         return event
+
+    def require(self) -> None:
+        return
 
     def take_from(self, label: str, event: DpEvent) -> DpEvent:
         return self.take(label)

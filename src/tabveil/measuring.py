@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tabveil import metrics
 from tabveil.audit import audit as attack
@@ -22,6 +24,9 @@ from tabveil.records import Finding, MarginalChart, PrivacyStatement, Provenance
 from tabveil.report.document import Edition, Report, build
 from tabveil.schema import Schema
 from tabveil.tables import open_table
+
+MOST_ROWS = 500_000
+"""Most rows of one table that metrics and attacks are given: a share measured on so many strays by 0.1 % at most."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,30 @@ def _notes(data: MetricInput) -> tuple[str, ...]:
     return (*metrics.notes(data), *audit_notes(attacked))
 
 
-def frame_of(table: Any) -> pd.DataFrame:
-    """All rows of what `open_table` takes, as they are."""
-    return pd.concat(list(open_table(table).chunks()), ignore_index=True)
+def frame_of(table: Any, rng: np.random.Generator) -> pd.DataFrame:
+    """The rows of what `open_table` takes, as they are and in their order; of more than MOST_ROWS an even choice.
+
+    Memory is bounded by three times MOST_ROWS rows, whatever the table holds.
+    """
+    parts: list[pd.DataFrame] = []
+    keys: list[NDArray[np.float64]] = []
+    rows = 0
+    for chunk in open_table(table).chunks():
+        parts.append(chunk)
+        keys.append(rng.random(len(chunk)))
+        rows += len(chunk)
+        if rows > 2 * MOST_ROWS:
+            parts, keys = _least(parts, keys)
+            rows = MOST_ROWS
+    if rows > MOST_ROWS:
+        parts, _ = _least(parts, keys)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _least(
+    parts: list[pd.DataFrame], keys: list[NDArray[np.float64]]
+) -> tuple[list[pd.DataFrame], list[NDArray[np.float64]]]:
+    """The MOST_ROWS rows with the least keys, in their order."""
+    frame, key = pd.concat(parts, ignore_index=True), np.concatenate(keys)
+    kept = np.sort(np.argpartition(key, MOST_ROWS)[:MOST_ROWS])
+    return [frame.iloc[kept]], [key[kept]]

@@ -2,7 +2,10 @@
 
 `PrivateRows` stands between a fit and its table. Each of its methods first takes an already committed event from the
 receipt (nothing is read before that), then reads, then adds noise of exactly the size that event says: what runs and
-what is charged are the same object.
+what is charged are the same object. Exact counts are made by `_counting` and kept inside.
+
+A small table is kept in memory as codes, at most MEMORY bytes of them; a larger one is read again for every pass, in
+bounded memory. `tabulate` counts many marginals in one pass.
 
 Privacy: neighbouring tables differ in one unit, which holds at most k = schema.contributions rows after bounding. A
 histogram puts each row into at most one cell, so one unit moves it by at most k in L2 norm (all its rows in one
@@ -16,9 +19,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import opendp.prelude as dp
@@ -26,10 +30,11 @@ import pandas as pd
 from dp_accounting import DpEvent, NonPrivateDpEvent
 from numpy.typing import NDArray
 
+from tabveil._counting import Cells, Cutter, Marginal, Tally
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent
 from tabveil.columns import Column
-from tabveil.encoding import Axis, Codes, Floats, encode, size, texts_of
-from tabveil.errors import UnchargedError
+from tabveil.encoding import Axis, Codes, Floats, encode, numbered, size, texts_of
+from tabveil.errors import DataError, UnchargedError
 from tabveil.ledger import Receipt
 from tabveil.samplers import MAX_SIGMA, MIN_SIGMA, Words, discrete_gaussian, system_bits
 from tabveil.schema import Schema
@@ -49,7 +54,30 @@ OPENDP_CELLS = 512
 _WEIGHTS = 2**20
 """The weights of a choice are whole numbers over this."""
 
-_BLOCK = 1_000_000
+MEMORY = 2**29
+"""Most bytes of codes kept in memory, names of units counted in: a larger table is read anew for every pass."""
+
+CELL_MEMORY = 3 * 2**29
+"""Most bytes of cells of a larger table that are kept, of axes that were asked for outside of `tabulate`."""
+
+CACHED_CELLS = 2**26
+"""Most exact counts kept between calls: half a gigabyte."""
+
+UNIT_BYTES = 64
+"""What the name of a unit takes in memory, about."""
+
+UNIT_PARTS = 64
+"""Units of a larger table are told apart in this many parts, one after the other."""
+
+_BLOCK = 2**20
+"""Rows counted at a time."""
+
+_CHANGED = "The table was written to while it was read: read a copy that nobody writes to."
+_ALPHABET = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"))
+
+Counted = dict[tuple[int, ...], tuple[Marginal, NDArray[np.int64]]]
+"""Marginals and their exact counts, by the identities of their axes."""
+
 _seed: ContextVar[np.random.Generator | None] = ContextVar("seed", default=None)
 
 
@@ -169,7 +197,7 @@ class PrivateRows:
     """Private rows behind a receipt.
 
     Args:
-      table: the rows; read once, column by column into codes, at the first charged call.
+      table: the rows; read at the first charged call, and where they do not fit into MEMORY at later ones.
       schema: public knowledge.
       receipt: the committed charge.
     """
@@ -178,12 +206,30 @@ class PrivateRows:
         self._table = table
         self._schema = schema
         self._receipt = receipt
-        self._codes: dict[str, NDArray[np.int64]] | None = None
-        self._cells: dict[int, tuple[Axis, NDArray[np.int32]]] = {}
+        self._codes: dict[str, Codes] | None = None
+        self._source: _Source | None = None
+        self._cells: dict[int, tuple[Axis, Cells]] = {}
+        self._known: Counted = {}
         self._scores: dict[int, tuple[Contest, NDArray[np.int64]]] = {}
 
     def __repr__(self) -> str:
         return f"PrivateRows({self._schema.name!r})"
+
+    def tabulate(self, marginals: Iterable[Sequence[Axis]]) -> None:
+        """Count `marginals` in one pass over the rows, so that `counts` and `choose` need none; gives nothing out.
+
+        As many as fit into CACHED_CELLS are kept, in the order given; the rest is counted when it is asked for.
+
+        Raises:
+          UnchargedError: nothing is left of the charge, so no count could ever be asked for.
+
+        Privacy: releases nothing, and reads rows only under a committed charge that is not used up. Exact counts stay
+          inside, as the codes do.
+        """
+        self._receipt.require()
+        wanted = [tuple(m) for m in marginals]
+        room = CACHED_CELLS - sum(counts.size for _, counts in self._known.values())
+        self._known |= self._pass(_first_within(room, [m for m in wanted if _ids(m) not in self._known]))
 
     def counts(self, axes: Sequence[Axis], *, label: str) -> NDArray[np.int64]:
         """Noisy counts over the cells of `axes`, one array axis each; whole numbers, negative ones included.
@@ -217,6 +263,12 @@ class PrivateRows:
             return allowed[noisy_argmax(scores, self._schema.contributions * FIXED_POINT, event)]
         return allowed[int(scores.argmax())]
 
+    def forget(self, axes: Sequence[Axis]) -> None:
+        """Drop what is kept of `axes`, which are not asked for again: cells, and counts of marginals with them."""
+        gone = {id(a) for a in axes}
+        self._cells = {i: held for i, held in self._cells.items() if i not in gone}
+        self._known = {ids: held for ids, held in self._known.items() if gone.isdisjoint(ids)}
+
     def _take(self, label: str, *kinds: type[DpEvent]) -> DpEvent:
         """The charged event, checked to be of a kind this mechanism runs and priced for this schema's
         contributions.
@@ -232,60 +284,185 @@ class PrivateRows:
 
     def _score(self, contest: Contest) -> NDArray[np.int64]:
         if id(contest) not in self._scores:
-            estimates = zip(contest.candidates, contest.estimates, strict=True)
-            raw = [self._distance(axes, estimate) for axes, estimate in estimates]
+            counted = zip(self._counted(contest.candidates), contest.estimates, strict=True)
+            raw = [_distance(counts, estimate) for counts, estimate in counted]
             fixed = _fixed_point(contest.handicaps)
             self._scores[id(contest)] = contest, np.asarray(raw, dtype=np.int64) - fixed
         return self._scores[id(contest)][1]
 
-    def _distance(self, axes: Sequence[Axis], estimate: Floats) -> int:
-        return int(np.abs(self._count(axes) * FIXED_POINT - _fixed_point(estimate)).sum())
+    def _counted(self, marginals: Sequence[Marginal]) -> Iterator[NDArray[np.int64]]:
+        """Exact counts of each; those that are not known come from as few passes as CACHED_CELLS allow."""
+        waiting = [m for m in marginals if _ids(m) not in self._known]
+        fresh: Counted = {}
+        for marginal in marginals:
+            key = _ids(marginal)
+            if key not in self._known and key not in fresh:
+                room = CACHED_CELLS - math.prod(a.size for a in marginal)
+                fresh = self._pass([marginal, *_first_within(room, [m for m in waiting if _ids(m) != key])])
+                waiting = [m for m in waiting if _ids(m) not in fresh]
+            yield (self._known.get(key) or fresh[key])[1]
 
     def _count(self, axes: Sequence[Axis]) -> NDArray[np.int64]:
         """Exact counts; rows that fall into no cell of some axis are left out."""
-        shape = tuple(a.size for a in axes)
-        columns = [self._cells_of(a) for a in axes]
-        total = np.zeros(math.prod(shape), dtype=np.int64)
-        for start in range(0, len(columns[0]), _BLOCK):
-            block = [c[start : start + _BLOCK] for c in columns]
-            joint = np.zeros(len(block[0]), dtype=np.int64)
-            for cells, width in zip(block, shape, strict=True):
-                joint = joint * width + cells
-            inside = np.logical_and.reduce([c >= 0 for c in block])
-            total += np.bincount(joint if inside.all() else joint[inside], minlength=len(total))
-        return total.reshape(shape)
+        marginal = tuple(axes)
+        found = self._known.get(_ids(marginal)) or self._pass([marginal], hold=True)[_ids(marginal)]
+        return found[1]
 
-    def _cells_of(self, axis: Axis) -> NDArray[np.int32]:
-        if id(axis) not in self._cells:
-            self._cells[id(axis)] = axis, axis.cells(self._read()[axis.column.name]).astype(np.int32)
-        return self._cells[id(axis)][1]
+    def _pass(self, marginals: Sequence[Marginal], *, hold: bool = False) -> Counted:
+        """Exact counts of `marginals` by one pass over the rows; `hold` keeps the cells of a table that is re-read."""
+        if not marginals:
+            return {}
+        with Tally(marginals) as tally:
+            for block in self._blocks(tally.cutters, hold=hold):
+                tally.add(block)
+        return {_ids(m): (m, counts) for m, counts in tally.results()}
 
-    def forget(self, axes: Sequence[Axis]) -> None:
-        """Drop the cached cells of `axes`, which are not asked for again."""
-        for axis in axes:
-            self._cells.pop(id(axis), None)
+    def _blocks(self, cutters: Sequence[Cutter], *, hold: bool) -> Iterator[list[Cells]]:
+        """Cells of kept rows, one array per cutter, at most about _BLOCK rows at a time."""
+        codes = self._read()
+        if codes is not None:
+            for cutter in cutters:
+                if id(cutter.axis) not in self._cells:
+                    self._cells[id(cutter.axis)] = cutter.axis, cutter(codes[cutter.axis.column.name])
+        elif any(id(c.axis) not in self._cells for c in cutters):
+            yield from self._stream(cutters, hold=hold)
+            return
+        whole = [self._cells[id(c.axis)][1] for c in cutters]
+        for start in range(0, max(len(whole[0]), 1), _BLOCK):
+            yield [cells[start : start + _BLOCK] for cells in whole]
 
-    def _read(self) -> dict[str, Codes]:
-        if self._codes is None:
+    def _stream(self, cutters: Sequence[Cutter], *, hold: bool) -> Iterator[list[Cells]]:
+        """`_blocks` read from the source; with `hold` the cells are kept where CELL_MEMORY has room."""
+        source = self._source or _Source(self._table, self._schema)
+        self._source = source
+        blocks = source.blocks(cutters)
+        room = CELL_MEMORY - sum(cells.nbytes for _, cells in self._cells.values())
+        if not hold or source.kept_rows is None or source.kept_rows * sum(c.dtype.itemsize for c in cutters) > room:
+            yield from blocks
+            return
+        parts: list[list[Cells]] = []
+        for block in blocks:
+            parts.append(block)
+            yield block
+        for cutter, column in zip(cutters, zip(*parts, strict=True), strict=True):
+            self._cells[id(cutter.axis)] = cutter.axis, np.concatenate(column)
+
+    def _read(self) -> dict[str, Codes] | None:
+        """Codes of every modelled column in memory, None where the table is too large for that."""
+        if self._codes is None and self._source is None:
             self._codes = self._load()
+            self._source = _Source(self._table, self._schema) if self._codes is None else None
         return self._codes
 
-    def _load(self) -> dict[str, Codes]:
-        """Codes of every modelled column, at most k rows per unit."""
-        learned, unit = self._schema.modelled, self._schema.privacy_unit
-        names = [c.name for c in learned] + ([unit] if unit else [])
-        parts: dict[str, list[Codes]] = {c.name: [] for c in learned}
+    def _load(self) -> dict[str, Codes] | None:
+        """Codes of every modelled column, at most k rows per unit, None where they take more than MEMORY.
+
+        Persons in a source that may give its rows in another order next time stay in memory whatever they take: which
+        rows of each are kept is chosen once, by position.
+        """
+        modelled, unit = self._schema.modelled, self._schema.privacy_unit
+        most = math.inf if unit and not self._table.repeatable else MEMORY
+        parts: dict[str, list[Codes]] = {c.name: [] for c in modelled}
         units: list[NDArray[np.object_]] = []
-        for chunk in self._table.chunks(names):
-            for column in learned:
+        taken = 0
+        for chunk in self._table.compact([c.name for c in modelled] + ([unit] if unit else [])):
+            for column in modelled:
                 parts[column.name].append(_narrow(column, encode(column, chunk[column.name])))
             if unit:
-                units.append(texts_of(chunk[unit]).fillna("").to_numpy(dtype=object))
-        codes = {name: np.concatenate(p) if p else np.zeros(0, dtype=np.int64) for name, p in parts.items()}
+                units.append(_units(chunk[unit]))
+            taken += sum(p[-1].nbytes for p in parts.values()) + (UNIT_BYTES * len(chunk) if unit else 0)
+            if taken > most:
+                return None
+        codes = {c.name: np.concatenate(parts.pop(c.name)) for c in modelled}
         if unit and units:
             kept = bounded_contributions(np.concatenate(units), self._schema.contributions)
             codes = {name: c[kept] for name, c in codes.items()}
         return codes
+
+
+class _Source:
+    """A table that is read anew for every pass, at most k rows of each unit: the same ones in every pass.
+
+    Attributes:
+      kept_rows: how many rows a pass gave, None before the first.
+    """
+
+    def __init__(self, table: Table, schema: Schema) -> None:
+        self._table, self._schema = table, schema
+        self._stamp = table.stamp()
+        self.kept_rows: int | None = None
+        self._kept = self._chosen() if schema.privacy_unit else None
+
+    def blocks(self, cutters: Sequence[Cutter]) -> Iterator[list[Cells]]:
+        """Cells of kept rows, one array per cutter, about _BLOCK rows at a time.
+
+        Raises:
+          DataError: the table was written to since the first pass, or holds a value that its column refuses.
+        """
+        waiting: list[list[Cells]] = []
+        rows = total = 0
+        for cells in self._cells(cutters):
+            waiting.append(cells)
+            rows += len(cells[0])
+            if rows >= _BLOCK:
+                yield _stacked(waiting)
+                waiting, rows, total = [], 0, total + rows
+        if waiting:
+            yield _stacked(waiting)
+        self._check(total + rows)
+
+    def _cells(self, cutters: Sequence[Cutter]) -> Iterator[list[Cells]]:
+        columns = {c.axis.column.name: c.axis.column for c in cutters}
+        start = 0
+        for chunk in self._table.compact(list(columns)):
+            kept = slice(None) if self._kept is None else self._kept[start : start + len(chunk)]
+            start += len(chunk)
+            if self._kept is not None and start > len(self._kept):
+                raise DataError(_CHANGED)
+            codes = {name: encode(column, chunk[name])[kept] for name, column in columns.items()}
+            yield [cutter(codes[cutter.axis.column.name]) for cutter in cutters]
+
+    def _check(self, rows: int) -> None:
+        """Raise DataError where this pass cannot have read what an earlier one did."""
+        if self._table.stamp() != self._stamp or (self._table.repeatable and self.kept_rows not in (None, rows)):
+            raise DataError(_CHANGED)
+        self.kept_rows = rows
+
+    def _chosen(self) -> NDArray[np.bool_]:
+        """Which rows are kept, chosen once for all passes: bounding anew in each would let one unit move the passes
+        together by more than k rows.
+        """
+        unit = str(self._schema.privacy_unit)
+        secrets = _secrets()
+        parts: tuple[list[NDArray[np.uint64]], list[NDArray[np.uint64]]] = ([], [])
+        for chunk in self._table.compact([unit]):
+            for part, names in zip(parts, unit_names(_units(chunk[unit]), secrets), strict=True):
+                part.append(names)
+        high, low = np.concatenate(parts[0]), np.concatenate(parts[1])
+        return bounded_in_parts(high, low, self._schema.contributions)
+
+
+def _stacked(parts: Sequence[list[Cells]]) -> list[Cells]:
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def _ids(marginal: Marginal) -> tuple[int, ...]:
+    return tuple(map(id, marginal))
+
+
+def _first_within(room: int, marginals: Sequence[Marginal]) -> list[Marginal]:
+    """The first of `marginals` whose cells fit into `room`, all together; each once."""
+    fitting: dict[tuple[int, ...], Marginal] = {}
+    for marginal in marginals:
+        cells = math.prod(a.size for a in marginal)
+        if cells <= room and _ids(marginal) not in fitting:
+            fitting[_ids(marginal)] = marginal
+            room -= cells
+    return list(fitting.values())
+
+
+def _distance(counts: NDArray[np.int64], estimate: Floats) -> int:
+    return int(np.abs(counts * FIXED_POINT - _fixed_point(estimate)).sum())
 
 
 def _fixed_point(numbers: Floats) -> NDArray[np.int64]:
@@ -294,18 +471,66 @@ def _fixed_point(numbers: Floats) -> NDArray[np.int64]:
     return np.rint(bounded * FIXED_POINT).astype(np.int64)
 
 
-def bounded_contributions(units: NDArray[np.object_], most: int) -> NDArray[np.int64]:
+def bounded_contributions(units: NDArray[Any], most: int) -> NDArray[np.int64]:
     """Positions of at most `most` rows of every unit, chosen evenly, in rising order.
 
     Privacy: which rows of a unit are kept depends on that unit's rows and on fresh entropy only, so adding or
       removing a unit changes at most `most` kept rows (trap A17). Rows without a unit count as one unit together,
       which protects them all.
     """
-    numbers, _ = pd.factorize(units)
+    numbers, _ = numbered(units)
     order = np.lexsort((_bits(len(units)), numbers))
     ordered = numbers[order]
     start = np.searchsorted(ordered, ordered, side="left")
     return np.sort(order[np.arange(len(units)) - start < most])
+
+
+def bounded_in_parts(high: NDArray[np.uint64], low: NDArray[np.uint64], most: int) -> NDArray[np.bool_]:
+    """Which rows to keep, as `bounded_contributions`, of units named by 128 bits; one part of the units at a time.
+
+    Args:
+      high: shape (rows,), one half of each row's unit name, from `unit_names`.
+      low: the other half.
+      most: rows of one unit.
+    """
+    part = (high % np.uint64(UNIT_PARTS)).astype(np.uint8)
+    kept = np.zeros(len(part), dtype=bool)
+    for number in range(UNIT_PARTS):
+        rows = np.flatnonzero(part == number)
+        order = np.lexsort((low[rows], high[rows]))
+        rows = rows[order]
+        other = (np.diff(high[rows]) != 0) | (np.diff(low[rows]) != 0)
+        kept[rows[bounded_contributions(np.append(0, np.cumsum(other))[: len(rows)], most)]] = True
+    return kept
+
+
+def unit_names(units: NDArray[np.object_], secrets: tuple[str, str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Two 64-bit numbers for every unit's text: SipHash under two secrets.
+
+    Privacy: two units that shared both numbers would share their k rows, and then adding one could push out rows of the
+      other: counts would move by 2k. The secrets are drawn anew for every fit, so no table can be written to bring that
+      about; one unit meets another of n with a chance of at most n / 2^128, below 2^-94 for 10^10 units. That is far
+      below any delta, and what is claimed for delta = 0 leaves it out (docs/generators.md). Tables that fit into memory
+      tell units apart by their texts.
+    """
+    numbers, different = numbered(units)
+    try:
+        first, second = (pd.util.hash_array(different, hash_key=s, categorize=False) for s in secrets)
+    except UnicodeEncodeError:  # half a character, in a frame
+        texts = np.array([str(t).encode("utf-8", "surrogatepass") for t in different], dtype=object)
+        first, second = (pd.util.hash_array(texts, hash_key=s, categorize=False) for s in secrets)
+    return first[numbers], second[numbers]
+
+
+def _secrets() -> tuple[str, str]:
+    """Two keys of 16 letters, 96 random bits each."""
+    letters = _ALPHABET[(_bits(32) % np.uint64(64)).astype(np.int64)]
+    return "".join(letters[:16]), "".join(letters[16:])
+
+
+def _units(values: pd.Series) -> NDArray[np.object_]:
+    """The unit of every row as text; rows without one share the name ""."""
+    return np.asarray(texts_of(values).fillna("").to_numpy(dtype=object))
 
 
 def _narrow(column: Column, codes: Codes) -> Codes:

@@ -31,7 +31,7 @@ from tabveil import measuring
 from tabveil.conditions import Prior, Where
 from tabveil.curating import Payer, check_values
 from tabveil.errors import UsageError
-from tabveil.generators.base import Generator, Plan, Progress, check_unit, create, load, whole
+from tabveil.generators.base import BATCH_ROWS, Generator, Plan, Progress, check_unit, create, load, whole
 from tabveil.ledger import Ledger
 from tabveil.measuring import Facts
 from tabveil.metrics.base import MetricInput
@@ -48,7 +48,8 @@ from tabveil.release import (
     seal,
     space_for,
     versions,
-    write_rows,
+    write_frames,
+    write_parts,
     write_synthetic,
 )
 from tabveil.report.document import Report
@@ -269,13 +270,8 @@ def _measured(run: _Run, release: Release) -> Release:
     """`release` with scores and findings, and the internal report beside it."""
     try:
         with new_folder(run.internal) as folder, run.timed("measuring"):
-            data = MetricInput(
-                train=measuring.frame_of(run.source),
-                holdout=None if run.holdout is None else measuring.frame_of(run.holdout),
-                synthetic=measuring.frame_of(open_table(release.folder / "synthetic.parquet")),
-                schema=run.schema,
-                random_state=run.generator.random_state or 0,
-            )
+            synthetic = release.folder / "synthetic.parquet"
+            data = _input((synthetic, run.source, run.holdout), run.schema, run.generator.random_state or 0)
             scores, findings = measuring.scores(data), measuring.findings(data)
             account = None if run.ledger is None or run.dataset is None else run.ledger.export(run.dataset)
             page = Facts(release.statement, account, run.schema, release.provenance).internal(data, scores, findings)
@@ -311,14 +307,15 @@ def evaluate(
 
     Privacy: reads real rows outside any budget: every score is INTERNAL.
     """
-    data = MetricInput(
-        train=measuring.frame_of(train),
-        holdout=None if holdout is None else measuring.frame_of(holdout),
-        synthetic=measuring.frame_of(synthetic),
-        schema=as_schema(schema),
-        random_state=random_state,
-    )
+    data = _input((synthetic, train, holdout), as_schema(schema), random_state)
     return measuring.scores(data, metrics)
+
+
+def _input(tables: tuple[Any, Any, Any], schema: Schema, random_state: int | None) -> MetricInput:
+    """What metrics and attacks are given of the synthetic table, the training table and the holdout (or None)."""
+    rng = np.random.default_rng(random_state)
+    synthetic, train, holdout = (None if t is None else measuring.frame_of(t, rng) for t in tables)
+    return MetricInput(train=train, holdout=holdout, synthetic=synthetic, schema=schema, random_state=random_state)
 
 
 def report(
@@ -347,13 +344,7 @@ def report(
     if train is None:
         return Report(json.loads((place / "report.json").read_text(encoding="utf-8")))
     manifest, schema = read_manifest(place), Schema.from_yaml(place / "schema.yaml")
-    data = MetricInput(
-        train=measuring.frame_of(train),
-        holdout=None if holdout is None else measuring.frame_of(holdout),
-        synthetic=measuring.frame_of(place / "synthetic.parquet"),
-        schema=schema,
-        random_state=random_state,
-    )
+    data = _input((place / "synthetic.parquet", train, holdout), schema, random_state)
     account = None
     if manifest.dataset is not None:
         account = json.loads((place / "ledger.json").read_text(encoding="utf-8"))
@@ -379,17 +370,22 @@ def sample(
     rows: int | None = None,
     where: Where | None = None,
     balance: Prior | None = None,
+    partition_rows: int | None = None,
     random_state: int | None = None,
+    progress: Progress | None = None,
 ) -> Sampled:
-    """More rows from a saved model into a file; costs nothing (post-processing).
+    """More rows from a saved model into a file or folder, written as they are drawn; costs nothing (post-processing).
 
     Args:
       model: a release folder, or the folder of a model.
-      out: a .csv, .csv.gz, .tsv or .parquet file to write.
+      out: a .csv, .csv.gz, .tsv or .parquet file to write, or a new folder for Parquet files part-00000.parquet, ...: a
+        name that ends in "/", or any name with `partition_rows`. All is written or nothing.
       rows: how many; the public (or charged, estimated) count by default.
       where: what every row obeys, as `Generator.sample` takes it.
       balance: shares of a label, likewise.
-      random_state: repeats the sample.
+      partition_rows: most rows in one file of the folder; a million by default.
+      random_state: repeats the sample, for the same `partition_rows`.
+      progress: called as progress(stage, share).
 
     Returns:
       How many rows, what is promised about them, and of a balanced label both marginals.
@@ -397,26 +393,50 @@ def sample(
     Raises:
       DataError: no model.
       StorageError: the file cannot be written.
-      UsageError: an argument out of range.
+      UsageError: an argument out of range, or a folder that is there already.
     """
-    made = _model(model)
+    made, target = _model(model), os.fspath(out)
     _check_seed(random_state)
-    n = None if rows is None else whole("rows", rows, 0, MOST_ROWS)
-    frame = made.sample(n, where=where, balance=balance, random_state=random_state)
-    _write_stamped(frame, made, Path(out))
-    return Sampled(len(frame), made.statement, frame.attrs.get("balance"))
+    wanted = made.default_rows if rows is None else whole("rows", rows, 0, MOST_ROWS)
+    most = BATCH_ROWS if partition_rows is None else whole("partition_rows", partition_rows, 1, MOST_ROWS)
+    frames = made.sample_batches(wanted, batch_rows=most, where=where, balance=balance, random_state=random_state)
+    parted = target.endswith(("/", os.sep)) or partition_rows is not None
+    write = write_parts if parted else write_frames
+    reports: list[dict[str, Any]] = []
+    write(_watched(frames, wanted, (progress, reports)), made.schema, Path(target))
+    if made.statement.stamp:
+        write_text(f"{os.fspath(Path(target))}.{STAMP_FILE}", f"{made.statement.sentence()}\n")
+    return Sampled(wanted, made.statement, _together(reports))
+
+
+def _watched(
+    frames: Iterator[pd.DataFrame], rows: int, watchers: tuple[Progress | None, list[dict[str, Any]]]
+) -> Iterator[pd.DataFrame]:
+    """The frames, told of as they pass, and what each says of a balanced label kept."""
+    progress, reports = watchers
+    done = 0
+    for frame in frames:
+        reports.extend([frame.attrs["balance"]] if "balance" in frame.attrs else [])
+        yield frame
+        done += len(frame)
+        if progress is not None:
+            progress("sampling", done / max(rows, 1))
+
+
+def _together(reports: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the batches of one sample say of a balanced label, as one report."""
+    if not reports:
+        return None
+    counts = [sum(v["rows"] for v in values) for values in zip(*(r["values"] for r in reports), strict=True)]
+    total = max(sum(counts), 1)
+    values = [{**v, "rows": n, "sample": n / total} for v, n in zip(reports[0]["values"], counts, strict=True)]
+    return {**reports[0], "values": values}
 
 
 def _model(place: str | os.PathLike[str]) -> Generator:
     """The generator in a release folder, or in the folder of a model."""
     folder = Path(place)
     return load(folder / "model" if (folder / "model" / "model.json").is_file() else folder)
-
-
-def _write_stamped(frame: pd.DataFrame, made: Generator, out: Path) -> None:
-    write_rows(frame, made.schema, out)
-    if made.statement.stamp:
-        write_text(f"{os.fspath(out)}.{STAMP_FILE}", f"{made.statement.sentence()}\n")
 
 
 def impute(
@@ -448,12 +468,12 @@ def impute(
     """
     made = _model(model)
     _check_seed(random_state)
-    frame = measuring.frame_of(table)
+    frame = pd.concat(list(open_table(table).chunks()), ignore_index=True)
     done = made.impute(frame, whole("m", m, 1, 1000), random_state=random_state)
     frames = [done] if isinstance(done, pd.DataFrame) else done
     files = [Path(out)] if len(frames) == 1 else [numbered(Path(out), i + 1) for i in range(len(frames))]
     for filled, file in zip(frames, files, strict=True):
-        write_rows(filled, made.schema, file)
+        write_frames([filled], made.schema, file)
     return len(frame), tuple(files)
 
 

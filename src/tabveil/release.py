@@ -15,7 +15,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tabveil.errors import LedgerError, StorageError, UsageError
 from tabveil.ledger import Ledger
 from tabveil.records import Finding, PrivacyStatement, Provenance, Record, Score
 from tabveil.schema import Schema
-from tabveil.tables import write_table, write_text
+from tabveil.tables import write_batches, write_text
 
 FORMAT = 1
 """Version of the folder's layout, under the key `tabveil_release`."""
@@ -263,8 +263,25 @@ def write_synthetic(frame: pd.DataFrame, schema: Schema, folder: Path) -> None:
 
 def write_rows(frame: pd.DataFrame, schema: Schema, path: Path) -> None:
     """A file of rows that is readable under `schema`; raises as `write_table` does."""
+    write_frames([frame], schema, path)
+
+
+def write_frames(frames: Iterable[pd.DataFrame], schema: Schema, path: Path) -> None:
+    """`write_rows` for rows that come in several frames, one in memory at a time."""
     typed = path.suffix.lower() == ".parquet"
-    write_table(frame if typed else spelled(frame, schema), path, **schema.text_formats)
+    write_batches(frames if typed else (spelled(f, schema) for f in frames), path, **schema.text_formats)
+
+
+def write_parts(frames: Iterable[pd.DataFrame], schema: Schema, folder: Path) -> None:
+    """A new folder of Parquet files part-00000.parquet, ..., one for each frame: all of them, or no folder.
+
+    Raises:
+      UsageError: the folder is there and not empty.
+      StorageError: it cannot be written.
+    """
+    with new_folder(folder) as place:
+        for number, frame in enumerate(frames):
+            write_rows(frame, schema, place / f"part-{number:05d}.parquet")
 
 
 def spelled(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:

@@ -20,11 +20,20 @@ import sqlalchemy as sa
 from tabveil._atomic import atomic_file, write_bytes, write_text
 from tabveil._csv_table import CsvTable
 from tabveil._table import CHUNK_ROWS, DELIMITERS, Table, file_format
-from tabveil._table_writer import write_table
+from tabveil._table_writer import write_batches, write_table
 from tabveil._typed_tables import ArrowTable, FrameTable, ParquetTable, SqlTable
 from tabveil.errors import UsageError
 
-__all__ = ["CHUNK_ROWS", "Table", "atomic_file", "open_table", "write_bytes", "write_table", "write_text"]
+__all__ = [
+    "CHUNK_ROWS",
+    "Table",
+    "atomic_file",
+    "open_table",
+    "write_batches",
+    "write_bytes",
+    "write_table",
+    "write_text",
+]
 
 
 def open_table(

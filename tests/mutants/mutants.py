@@ -26,6 +26,7 @@ TRAPS = {
 
 CONFORMANCE = "tabveil.conformance"
 MECHANISMS = "unit.test_mechanisms"
+STREAMING = "unit.test_streaming"
 SAMPLERS = "unit.test_samplers"
 ENCODING = "unit.test_encoding"
 DOMAINS = "unit.test_domains"
@@ -120,10 +121,14 @@ _A1 = (
         "a1-edges-from-data",
         "histogram edges run from the least to the greatest value in the rows",
         Edit(
-            "tabveil.domains:_first",
-            "    edges = _split(0, column.units,",
-            "    seen = rows._read()[column.name].astype(np.int64)\n"
-            "    edges = _split(int(seen.min()), int(seen.max()) + 1,",
+            "tabveil.domains:refine_all",
+            "    found: dict[int, Pieces] = {}",
+            "    for i, column in enumerate(columns):\n"
+            "        seen = rows._read()[column.name].astype(np.int64)\n"
+            "        edges = _split(int(seen.min()), int(seen.max()) + 1, BRANCHES)\n"
+            "        cell = np.arange(len(edges) - 1 + column.nullable)\n"
+            "        waiting[i] = _Level(Axis(column, edges, cell, np.ones(len(cell))))\n"
+            "    found: dict[int, Pieces] = {}",
         ),
         _ONLY_CHARGED,
         _LEARNED,
@@ -132,10 +137,14 @@ _A1 = (
         "a1-edges-from-data-at-tiny-epsilon",
         "the same, seen from outside: the sample tells at epsilon 1e-6 which table went in",
         Edit(
-            "tabveil.domains:_first",
-            "    edges = _split(0, column.units,",
-            "    seen = rows._read()[column.name].astype(np.int64)\n"
-            "    edges = _split(int(seen.min()), int(seen.max()) + 1,",
+            "tabveil.domains:refine_all",
+            "    found: dict[int, Pieces] = {}",
+            "    for i, column in enumerate(columns):\n"
+            "        seen = rows._read()[column.name].astype(np.int64)\n"
+            "        edges = _split(int(seen.min()), int(seen.max()) + 1, BRANCHES)\n"
+            "        cell = np.arange(len(edges) - 1 + column.nullable)\n"
+            "        waiting[i] = _Level(Axis(column, edges, cell, np.ones(len(cell))))\n"
+            "    found: dict[int, Pieces] = {}",
         ),
         _conformance("tiny_epsilon_says_nothing"),
         "tells which table went in",
@@ -217,6 +226,17 @@ _A2 = (
         ),
         Check(ENCODING, "test_a_fraction_moves_no_other_category"),
         "== [1, 0, 2]",
+    ),
+    _m(
+        "a2-texts-end-at-a-nul",
+        "texts are numbered as C strings, so that one row's text with a NUL stands for another's without",
+        Edit(
+            "tabveil.encoding:numbered",
+            "        cells = np.concatenate([cells, np.array([None], dtype=object)])",
+            "        cells = np.concatenate([cells, cells[:1]])",
+        ),
+        Check(ENCODING, "test_texts_that_differ_after_a_nul_are_different_cells", (object,)),
+        "alone",
     ),
     _m(
         "a2-draft-accepted",
@@ -332,6 +352,14 @@ _A10 = (
             "        event = self._take(label, ExponentialMechanismDpEvent)",
         ),
         _UNCHARGED,
+        "__getattr__",
+        "Unreadable",
+    ),
+    _m(
+        "a10-tabulated-when-used-up",
+        "marginals are counted though nothing is left of the charge",
+        Edit("tabveil.mechanisms:PrivateRows.tabulate", "        self._receipt.require()\n", "        pass\n"),
+        Check(STREAMING, "test_tabulating_reads_nothing_once_the_charge_is_used_up"),
         "__getattr__",
         "Unreadable",
     ),
@@ -524,8 +552,9 @@ _A16 = (
         "as many rows as the table has are sampled where nobody says how many",
         Edit(
             "tabveil.generators.independent:Independent._learn",
-            "self._total = model.total",
-            "self._total = float(len(next(iter(rows._read().values()))))",
+            "        self._model = estimate([a.size for a in self._axes], measured)",
+            "        self._model = estimate([a.size for a in self._axes], measured)\n"
+            "        self._model.total = float(len(next(iter(rows._read().values()))))",
         ),
         _ONLY_CHARGED,
         _LEARNED,
@@ -535,8 +564,9 @@ _A16 = (
         "the same, seen from outside",
         Edit(
             "tabveil.generators.independent:Independent._learn",
-            "self._total = model.total",
-            "self._total = float(len(next(iter(rows._read().values()))))",
+            "        self._model = estimate([a.size for a in self._axes], measured)",
+            "        self._model = estimate([a.size for a in self._axes], measured)\n"
+            "        self._model.total = float(len(next(iter(rows._read().values()))))",
         ),
         _conformance("tiny_epsilon_says_nothing"),
         "tells which table went in",
@@ -545,9 +575,9 @@ _A16 = (
         "a16-score-of-replace-one",
         "estimates are scaled to the exact row count before they are compared, as under replace-one: sensitivity 2",
         Edit(
-            "tabveil.mechanisms:PrivateRows._distance",
+            "tabveil.mechanisms:_distance",
             "_fixed_point(estimate)",
-            "_fixed_point(estimate / estimate.sum() * self._count(axes).sum())",
+            "_fixed_point(estimate / estimate.sum() * counts.sum())",
         ),
         _ONE_ROW,
         "worst_score <= FIXED_POINT",
@@ -555,7 +585,7 @@ _A16 = (
     _m(
         "a16-row-in-two-cells",
         "every row counts twice",
-        Edit("tabveil.mechanisms:PrivateRows._count", "total += np.bincount(", "total += 2 * np.bincount("),
+        Edit("tabveil._counting:Tally._count", "total += np.bincount(", "total += 2 * np.bincount("),
         _ONE_ROW,
         "worst_count == 1",
     ),
@@ -609,6 +639,42 @@ _A17 = (
         "UNIT_SCHEMA.contributions",
     ),
     _m(
+        "a17-chosen-anew-in-every-pass",
+        "a table beyond memory has other rows of each person in every pass",
+        Edit(
+            "tabveil.mechanisms:_Source._cells",
+            "        start = 0",
+            "        self._kept = self._chosen() if self._schema.privacy_unit else None\n        start = 0",
+        ),
+        Check(STREAMING, "test_the_same_rows_are_kept_in_every_pass"),
+        "p == passes[0]",
+    ),
+    _m(
+        "a17-kept-by-position-in-any-order",
+        "rows are kept by position though a database may give them in another order in the next pass",
+        Edit("tabveil.mechanisms:PrivateRows._load", "if unit and not self._table.repeatable", "if unit and False"),
+        Check(STREAMING, "test_persons_are_bounded_where_rows_come_in_any_order"),
+        "[300, 2, 0]",
+    ),
+    _m(
+        "a17-not-bounded-beyond-memory",
+        "all rows of a person are kept where the table is read anew for every pass",
+        Edit(
+            "tabveil.mechanisms:_Source.__init__",
+            "self._chosen() if schema.privacy_unit else None",
+            "None if schema.privacy_unit else None",
+        ),
+        Check(STREAMING, "test_a_streamed_person_is_bounded_over_all_chunks_and_types", (7,)),
+        "== expected",
+    ),
+    _m(
+        "a17-public-unit-names",
+        "persons are told apart by a hash that everyone can compute, so that a table can make one of two",
+        Edit("tabveil.mechanisms:_secrets", "    letters = _ALPHABET[", "    letters = _ALPHABET[0 * "),
+        Check(STREAMING, "test_unit_names_are_equal_for_equal_texts_alone_and_differ_between_fits"),
+        "np.intersect1d",
+    ),
+    _m(
         "a17-total-bounded-not-persons",
         "k rows per person on average are kept, whoever they belong to",
         Edit(
@@ -635,8 +701,8 @@ _A17 = (
         "every row without a person is a person of its own",
         Edit(
             "tabveil.mechanisms:bounded_contributions",
-            "numbers, _ = pd.factorize(units)",
-            "numbers, _ = pd.factorize(np.array([u or f'row {i}' for i, u in enumerate(units)], dtype=object))",
+            "numbers, _ = numbered(units)",
+            "numbers, _ = numbered(np.array([u or f'row {i}' for i, u in enumerate(units)], dtype=object))",
         ),
         Check(MECHANISMS, "test_rows_without_a_person_count_as_one_person"),
         "counts(AXES",
@@ -703,6 +769,17 @@ _A17 = (
 )
 
 _A18 = (
+    _m(
+        "a18-tabulated-counts-without-noise",
+        "counts that are known already are given out as they are",
+        Edit(
+            "tabveil.mechanisms:PrivateRows.counts",
+            "        exact = self._count(axes)",
+            "        exact = self._count(axes)\n        if _ids(tuple(axes)) in self._known:\n            return exact",
+        ),
+        Check(STREAMING, "test_tabulated_counts_carry_the_charged_noise"),
+        "is agrees",
+    ),
     _m(
         "a18-rho-as-sigma",
         "rho is passed where sigma is expected, the guard taken out",

@@ -84,6 +84,9 @@ def test_no_more_histograms_than_charged() -> None:
     asked: list[str] = []
 
     class Noting(Receipt):
+        def require(self) -> None:
+            pass
+
         def take(self, label: str):  # type: ignore[no-untyped-def]
             asked.append(label)
             return Receipt.uncharged().take(label)

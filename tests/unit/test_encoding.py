@@ -196,6 +196,18 @@ def test_every_cell_is_encoded_by_itself(column: Column) -> None:
         assert several(cells, dtype) == [several([c], dtype)[0] for c in cells], dtype
 
 
+@pytest.mark.parametrize("dtype", [object, "string"])
+def test_texts_that_differ_after_a_nul_are_different_cells(dtype: object) -> None:
+    """Trap A2: pandas numbers texts as C strings, so that "true" and a NUL in one row would change "true" in all."""
+    for odd, text in (("true\0x", "true"), ("tr\ud800", "tr\udfff"), ("a\0", "a"), ("1\0", "1")):
+        for column in (FLAG, CATCH, CATCH_DIGITS, GAPPY):
+            alone = codes(column, text, dtype=dtype) + codes(column, odd, dtype=dtype)
+            assert codes(column, odd, text, dtype=dtype) == alone[::-1]
+            assert codes(column, text, odd, dtype=dtype) == alone
+            listed = pd.Categorical.from_codes([0, 1], categories=pd.Index([text, odd], dtype=object))
+            assert encode(column, pd.Series(listed)).tolist() == alone
+
+
 def test_identifiers_are_made_up() -> None:
     column = Identifier(name="id", pattern="P{n:03d}")
     assert name_rows(column, 2).tolist() == ["P001", "P002"]

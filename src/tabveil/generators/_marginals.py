@@ -148,6 +148,7 @@ class MarginalGenerator(Generator):
         self, axes: Sequence[Axis], rows: PrivateRows, plan: Plan
     ) -> tuple[list[Axis], list[Measurement]]:
         """Final axes, rare cells joined, and their noisy counts."""
+        rows.tabulate([(axis,) for axis in axes])
         final, measured = [], []
         for i, axis in enumerate(axes):
             label = one_way_label(axis.column)
@@ -158,6 +159,7 @@ class MarginalGenerator(Generator):
             summed = np.bincount(groups, weights=counts, minlength=joined.size).astype(np.float64)
             measured.append(Measurement((i,), summed, noise))
             self._tell("counting columns", (i + 1) / len(axes))
+        rows.forget(axes)
         return final, measured
 
     def _factors(self) -> list[Factor]:

@@ -214,6 +214,7 @@ class AIM(MarginalGenerator):
             return []
         sigma = noise_of(plan.spends, _count_label(steps.start))
         contest = self._contest(search, model, sigma)
+        rows.tabulate(contest.candidates)
         open_ones = list(range(len(search.candidates)))
         measured: list[Measurement] = []
         for step in steps:

@@ -15,7 +15,7 @@ import json
 import math
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -41,6 +41,9 @@ from tabveil.tables import Table, open_table, write_bytes, write_text
 Arrays = dict[str, NDArray[Any]]
 Progress = Callable[[str, float], None]
 """Told what is being done and which share of it, 0 to 1; neither depends on the data."""
+
+BATCH_ROWS = 1_000_000
+"""Most rows drawn at a time where a sample is written to a file."""
 
 FORMAT = 1
 """Version of the saved folder's layout."""
@@ -354,21 +357,62 @@ class Generator(ABC):
         Privacy: post-processing, conditions or not: it looks at the fitted model, the schema and what is asked.
         """
         rows, rng = self._rows(n), self._chance(random_state)
-        if not where and balance is None:
-            return self._frame(self._draw(rows, rng), rows)
-        conditions = Conditions.of(self.schema, where, balance)
-        drawn = self._draw_given(rows, conditions, rng)
-        frame = self._frame(drawn.codes, rows)
-        if conditions.balance is not None and drawn.shares is not None:
-            frame.attrs["balance"] = self._balance_report(conditions.balance, drawn, drawn.shares)
-        return frame
+        return self._sampled(rows, self._conditions(where, balance), rng)
+
+    def sample_batches(
+        self,
+        n: int | None = None,
+        *,
+        batch_rows: int = BATCH_ROWS,
+        where: Where | None = None,
+        balance: Prior | None = None,
+        random_state: int | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Synthetic rows as `sample` gives them, at most `batch_rows` at a time, in memory for one batch.
+
+        Each batch is drawn from the model by itself, so that the batches together follow its law as one sample does;
+        where all rows fit into one batch it is `sample`'s frame. Identifiers are numbered through.
+
+        Args:
+          n: how many rows in all, 0 or more; as `sample`.
+          batch_rows: most rows in one frame, at least 1.
+          where: as `sample`.
+          balance: as `sample`, in every batch.
+          random_state: repeats the frames, for the same `batch_rows`.
+
+        Returns:
+          At least one frame, an empty one where n is 0.
+
+        Raises:
+          UsageError: as `sample`; not fitted, or a number out of range, at once.
+        """
+        rows, most = self._rows(n), whole("batch_rows", batch_rows, 1, 2**40)
+        rng, conditions = self._chance(random_state), self._conditions(where, balance)
+        starts = range(0, max(rows, 1), most)
+        return (self._sampled(min(most, rows - s), conditions, rng, first=s + 1) for s in starts)
 
     def _chance(self, random_state: int | None) -> np.random.Generator:
         return np.random.default_rng(self.random_state if random_state is None else random_state)
 
-    def _frame(self, codes: Mapping[str, Codes], rows: int) -> pd.DataFrame:
+    def _conditions(self, where: Where | None, balance: Prior | None) -> Conditions | None:
+        """What is asked of the rows; None where it is nothing."""
+        return Conditions.of(self.schema, where, balance) if where or balance is not None else None
+
+    def _sampled(
+        self, rows: int, conditions: Conditions | None, rng: np.random.Generator, *, first: int = 1
+    ) -> pd.DataFrame:
+        if conditions is None:
+            return self._frame(self._draw(rows, rng), rows, first=first)
+        drawn = self._draw_given(rows, conditions, rng)
+        frame = self._frame(drawn.codes, rows, first=first)
+        if conditions.balance is not None and drawn.shares is not None:
+            frame.attrs["balance"] = self._balance_report(conditions.balance, drawn, drawn.shares)
+        return frame
+
+    def _frame(self, codes: Mapping[str, Codes], rows: int, *, first: int = 1) -> pd.DataFrame:
         parts = [
-            name_rows(c, rows) if isinstance(c, Identifier) else decode(c, codes[c.name]) for c in self.schema.columns
+            name_rows(c, rows, first=first) if isinstance(c, Identifier) else decode(c, codes[c.name])
+            for c in self.schema.columns
         ]
         return pd.concat(parts, axis=1)
 
@@ -430,9 +474,14 @@ class Generator(ABC):
                 frame[column.name] = table[column.name].astype("string").astype(object).to_numpy()
         return frame.set_axis(table.index, axis=0)
 
+    @property
+    def default_rows(self) -> int:
+        """How many rows `sample` gives where nobody says: the public, or the charged and estimated, row count."""
+        return self.schema.public_rows or self._default_rows()
+
     def _rows(self, n: int | None) -> int:
         if n is None:
-            return self.schema.public_rows or self._default_rows()
+            return self.default_rows
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
             raise UsageError("n must be a whole number of rows, 0 or more.")
         self.schema  # noqa: B018  (raises where there is no fit)

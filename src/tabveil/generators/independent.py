@@ -57,6 +57,7 @@ class Independent(MarginalGenerator):
     def _learn(self, rows: PrivateRows, plan: Plan) -> None:
         columns = self.schema.modelled
         self._axes = start_axes(columns, rows, sigma=refining_noise(self.schema, plan.spends), cells=self.cells)
+        rows.tabulate([(axis,) for axis in self._axes])
         measured = []
         for i, axis in enumerate(self._axes):
             counts = rows.counts([axis], label=one_way_label(axis.column)).astype(float)

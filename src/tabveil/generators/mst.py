@@ -126,6 +126,8 @@ class MST(MarginalGenerator):
         factors anyway, so that a tree around them would close circles and grow its tables.
         """
         contest, edges = self._contest(independent, plan)
+        if edges:  # one pass for all that the choices compare; `_extend` asks for the same pairs
+            rows.tabulate(contest.candidates)
         ends = np.array(edges).reshape(-1, 2)
         component = np.arange(len(independent.sizes))
         measured: list[Measurement] = []
