@@ -30,6 +30,10 @@ from tabveil.mechanisms import PrivateRows
 BRANCHES = 16
 """Pieces one level cuts a piece into: five levels reach every value of a million-value column."""
 
+LEARNED_LEVELS = 5
+"""Histograms that refine a column whose bounds or decimals are bought: their number is settled before its values are
+known."""
+
 FLAT = 32
 """Columns with at most this many values are counted value by value in one level."""
 
@@ -52,9 +56,14 @@ PAIR_NOISE = 3.0
 
 
 def levels(column: Column) -> int:
-    """How many histograms refining `column` takes: 0 for listed values, else until the pieces are single values."""
+    """How many histograms refining `column` takes: 0 for listed values, else until the pieces are single values.
+
+    It is the same before and after bounds and decimals are learned: LEARNED_LEVELS, whatever they turn out to be.
+    """
     if isinstance(column, Discrete):
         return 0
+    if column.unknown or column.source == "charged":
+        return LEARNED_LEVELS
     values = size(column)
     return 1 if values <= FLAT else math.ceil(math.log(values) / math.log(BRANCHES) - 1e-9)
 
@@ -101,7 +110,7 @@ def refine(column: Grid, rows: PrivateRows, *, sigma: float) -> Pieces:
 
 
 def _first(column: Grid, rows: PrivateRows, sigma: float) -> Pieces:
-    edges = _split(0, column.units, FLAT if levels(column) == 1 else BRANCHES)
+    edges = evenly(0, column.units, FLAT if column.units <= FLAT else BRANCHES)
     leaves = len(edges) - 1
     cell = np.append(np.arange(leaves), leaves) if column.nullable else np.arange(leaves)
     axis = Axis(column, edges, cell, np.ones(len(cell)))
@@ -117,7 +126,7 @@ def _cleared(counts: Floats, sigma: float) -> Floats:
     return np.where(out, counts, 0.0) if out.any() else counts
 
 
-def _split(low: int, high: int, branches: int) -> NDArray[np.int64]:
+def evenly(low: int, high: int, branches: int) -> NDArray[np.int64]:
     """Edges of at most `branches` nearly equal pieces of the codes low to high - 1, in exact integer arithmetic."""
     width, steps = high - low, min(branches, high - low)
     return np.array([low + width * i // steps for i in range(steps + 1)], dtype=np.int64)
@@ -127,7 +136,7 @@ def _cut(column: Grid, rows: PrivateRows, pieces: Pieces, order: tuple[NDArray[n
     """Cut the heavy pieces; the new counts are made non-negative and to add up to the old piece's."""
     heavy, level = order
     parts = [
-        _split(int(low), int(high), BRANCHES) if cut else np.array([low, high])
+        evenly(int(low), int(high), BRANCHES) if cut else np.array([low, high])
         for low, high, cut in zip(pieces.edges[:-1], pieces.edges[1:], heavy, strict=True)
     ]
     widths = np.array([len(p) - 1 for p in parts])

@@ -434,7 +434,8 @@ def test_filters_share_delta_and_each_keeps_the_cap_alone(epsilon, delta):
     filters = rules.filters_for(epsilon, delta)
     assert sum(Fraction(f.delta) for f in filters) <= Fraction(delta)
     assert filters[0] == Filter("pure", None, 0.0, math.floor(Fraction(epsilon) * UNIT))
-    for f in filters[1:]:
+    assert filters[-1].level == math.floor(Fraction(filters[-1].delta) * UNIT)
+    for f in filters[1:-1]:
         if f.level:
             exponent = (f.order - 1) * (f.level / UNIT - epsilon) + (f.order - 1) * math.log1p(-1 / f.order)
             assert math.exp(exponent) / f.order <= f.delta * (1 + 1e-9)
