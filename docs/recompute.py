@@ -167,7 +167,8 @@ def main(path):
         "chain": head == export["head"],
         "events": committed == export["events"],
         "epsilon": found == stated or abs(found - stated) <= tolerance,
-        "delta": export["cap"] is None or found in (0.0, math.inf)
+        "delta": export["cap"] is None
+        or found in (0.0, math.inf)
         or failing(committed) + Fraction(export["spent"]["delta"]) <= Fraction(export["cap"]["delta"]),
         "cap": export["cap"] is None or stated <= export["cap"]["epsilon"] * (1 + 1e-9),
     }

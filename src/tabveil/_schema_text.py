@@ -120,7 +120,9 @@ def column_from_dict(data: Any, *, position: int) -> Column:
         raise SchemaError(f"{where} ({kind}): 'name' must be given.")
     empty = [n for n in data if data[n] is None and n != "catch_all"]
     if empty:
-        raise SchemaError(f"{where} ({kind}): {' and '.join(map(repr, empty))} has no value: give one, or leave it out.")
+        raise SchemaError(
+            f"{where} ({kind}): {' and '.join(map(repr, empty))} has no value: give one, or leave it out."
+        )
     return cls(**{k: _typed(cls, k, v) for k, v in data.items() if k != "kind"})
 
 

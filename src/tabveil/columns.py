@@ -100,7 +100,7 @@ class Column(ABC):
             raise self._error(f"{lacking} must be given, or 'learn: true', to buy what is left out from the budget")
         if self.unknown and self.source != "declared":
             raise self._error(f"'source: {self.source}' needs every bound or category to be given")
-        if self.missing is None:
+        if getattr(self, "missing") is None:  # noqa: B009  (its type says that it never is, from here on)
             object.__setattr__(self, "missing", ("",) if self.learn else ())
 
     @property

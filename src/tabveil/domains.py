@@ -34,6 +34,9 @@ LEARNED_LEVELS = 5
 """Histograms that refine a column whose bounds or decimals are bought: their number is settled before its values are
 known."""
 
+MOST_BRANCHES = 256
+"""Most pieces that one level cuts a piece into."""
+
 FLAT = 32
 """Columns with at most this many values are counted value by value in one level."""
 
@@ -66,6 +69,14 @@ def levels(column: Column) -> int:
         return LEARNED_LEVELS
     values = size(column)
     return 1 if values <= FLAT else math.ceil(math.log(values) / math.log(BRANCHES) - 1e-9)
+
+
+def branches(column: Grid) -> int:
+    """Pieces one level cuts a piece into, so that `levels` of them end at single values: BRANCHES, more where a learned
+    column turned out to have more values than that reaches, at most MOST_BRANCHES.
+    """
+    needed = math.ceil(column.units ** (1 / levels(column)) - 1e-9)
+    return min(max(BRANCHES, needed), MOST_BRANCHES)
 
 
 def level_label(column: Column, level: int) -> str:
@@ -110,7 +121,7 @@ def refine(column: Grid, rows: PrivateRows, *, sigma: float) -> Pieces:
 
 
 def _first(column: Grid, rows: PrivateRows, sigma: float) -> Pieces:
-    edges = evenly(0, column.units, FLAT if column.units <= FLAT else BRANCHES)
+    edges = evenly(0, column.units, FLAT if column.units <= FLAT else branches(column))
     leaves = len(edges) - 1
     cell = np.append(np.arange(leaves), leaves) if column.nullable else np.arange(leaves)
     axis = Axis(column, edges, cell, np.ones(len(cell)))
@@ -136,7 +147,7 @@ def _cut(column: Grid, rows: PrivateRows, pieces: Pieces, order: tuple[NDArray[n
     """Cut the heavy pieces; the new counts are made non-negative and to add up to the old piece's."""
     heavy, level = order
     parts = [
-        evenly(int(low), int(high), BRANCHES) if cut else np.array([low, high])
+        evenly(int(low), int(high), branches(column)) if cut else np.array([low, high])
         for low, high, cut in zip(pieces.edges[:-1], pieces.edges[1:], heavy, strict=True)
     ]
     widths = np.array([len(p) - 1 for p in parts])

@@ -240,7 +240,9 @@ def reach(column: Grid) -> tuple[int, int]:
 def octaves(first: int, last: int) -> Edges:
     """The edges of 0 and the powers of two on either side of it, as far as they lie from `first` to `last`."""
     powers = 2 ** np.arange(53, dtype=np.int64)
-    edges = np.concatenate([1 - powers[::-1], powers])  # -(2^b - 1) to -2^(b - 1) is a bin, then 0 alone, then 1, 2-3, ...
+    edges = np.concatenate(
+        [1 - powers[::-1], powers]
+    )  # -(2^b - 1) to -2^(b - 1) is a bin, then 0 alone, then 1, 2-3, ...
     return np.unique(np.clip(edges, first, last + 1))
 
 
@@ -248,8 +250,10 @@ def _learn_bounds(columns: Sequence[Column], rows: PrivateRows, events: Events) 
     unknown = [c for c in columns if isinstance(c, Grid) and c.unknown]
     coarse = [_Search(c, octaves(*reach(c))) for c in unknown]
     outer = _ask(coarse, rows, 0)
-    fine = [_inside(s, counts, clear(events.get(bounds_label(s.column, 0)), len(counts)))
-            for s, counts in zip(coarse, outer, strict=True)]
+    fine = [
+        _inside(s, counts, clear(events.get(bounds_label(s.column, 0)), len(counts)))
+        for s, counts in zip(coarse, outer, strict=True)
+    ]
     asked = [s for s in fine if s is not None]
     inner = {s.column.name: counts for s, counts in zip(asked, _ask(asked, rows, 1), strict=True)}
     ends = {
@@ -292,8 +296,10 @@ def _left_out(counts: Counts, stands_out: float) -> int:
 def default_ends(column: Grid) -> tuple[int, int]:
     """Public bounds for a column in which nothing stands out: DEFAULT_SPAN from the origin, or from a declared bound."""
     first, last = reach(column)
-    unit = {Decimal: lambda c: 10**c.decimals, Date: lambda c: 365, Datetime: lambda c: 365 * 86_400 // c.resolution}
-    span = max(1, DEFAULT_SPAN * unit.get(type(column), lambda c: 1)(column))
+    unit = 365 if isinstance(column, Date) else 10**column.decimals if isinstance(column, Decimal) else 1
+    if isinstance(column, Datetime):
+        unit = max(1, 365 * 86_400 // column.resolution)
+    span = DEFAULT_SPAN * unit
     start = first if column.low is not None else last - span if column.high is not None else 0  # type: ignore[attr-defined]
     start = min(max(start, first), last)
     return start, min(start + span, last)

@@ -377,9 +377,7 @@ def _noise_like(counts: NDArray[np.int64], event: DpEvent) -> NDArray[np.int64]:
     return laplace_noise(len(counts), event) if isinstance(event, DiscreteLaplaceDpEvent) else np.zeros_like(counts)
 
 
-def selected(
-    counts: pd.Series, charged: tuple[DiscreteGaussianDpEvent, DeltaDpEvent] | None
-) -> tuple[str, ...]:
+def selected(counts: pd.Series, charged: tuple[DiscreteGaussianDpEvent, DeltaDpEvent] | None) -> tuple[str, ...]:
     """The texts whose noisy count reaches the threshold, sorted: partition selection (Korolova, Kenthapadi, Mishra,
     Ntoulas 2009; Desfontaines, Voss, Gipson, Mandayam 2022).
 
