@@ -209,10 +209,12 @@ class _Search:
     Attributes:
       column: the column, its decimals known.
       edges: bin i holds the steps edges[i] to edges[i + 1] - 1.
+      ends: how many of the first bins, and how many of the last, are pieces of the outermost octaves.
     """
 
     column: Grid
     edges: Edges
+    ends: tuple[int, int] = (0, 0)
 
     def question(self, level: int) -> Question:
         """The histogram over the bins."""
@@ -273,18 +275,17 @@ def _inside(search: _Search, counts: Counts, stands_out: float) -> _Search | Non
     if not len(seen):
         return None
     low, high = int(seen[0]), int(seen[-1])
-    edges = [evenly(int(search.edges[i]), int(search.edges[i + 1]), PIECES) for i in dict.fromkeys((low, high))]
-    return _Search(search.column, np.unique(np.concatenate(edges)))
+    first, last = (evenly(int(search.edges[i]), int(search.edges[i + 1]), PIECES) for i in (low, high))
+    return _Search(search.column, np.union1d(first, last), (len(first) - 1, len(last) - 1))
 
 
 def _ends(search: _Search, counts: Counts, event: DpEvent | None) -> tuple[int, int]:
     """First and last step: from either end, pieces are left out while those left out together do not stand out."""
-    edges = search.edges
-    half = len(counts) // 2 if len(counts) > PIECES else len(counts)
-    stands_out = clear(event, len(counts))
-    low, high = (_left_out(side[:half], stands_out) for side in (counts, counts[::-1]))
-    first, last = int(edges[low]), int(edges[len(edges) - 1 - high]) - 1
-    return (first, last) if first <= last else (int(edges[0]), int(edges[-1]) - 1)
+    edges, stands_out = search.edges, clear(event, len(counts))
+    first, last = counts[: search.ends[0]], counts[::-1][: search.ends[1]]
+    low, high = (_left_out(side, stands_out) for side in (first, last))
+    found = int(edges[low]), int(edges[len(edges) - 1 - high]) - 1
+    return found if found[0] <= found[1] else (int(edges[0]), int(edges[-1]) - 1)
 
 
 def _left_out(counts: Counts, stands_out: float) -> int:
