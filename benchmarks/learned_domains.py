@@ -1,11 +1,12 @@
 """What it costs to declare nothing: `mst` with every bound, decimals and category learned, beside the declared schema.
 
-    .venv/bin/python benchmarks/learned_domains.py --data ../shared/data [--fits 3] [--epsilon 1] [--table adult] [--variants]
+    .venv/bin/python benchmarks/learned_domains.py --data ../shared/data [--fits 3] [--epsilon 1] [--table adult]
+    [--variants]
 
-One line per schema and table: mean 3-way total variation distance to train and the target's gradient-boosting score (AUC,
-R2). Names and kinds of columns, and the texts of booleans, stay declared; in the learned schema every column that may leave
-something to be learned leaves out all of it. Defaults were chosen on the tables other than Adult, from the lines
-that `--variants` adds.
+One line per schema and table: mean 3-way total variation distance to train and the target's gradient-boosting score
+(AUC, R2). Names and kinds of columns, and the texts of booleans, stay declared; in the learned schema every column
+that may leave something to be learned leaves out all of it. Defaults were chosen on the tables other than Adult, from
+the lines that `--variants` adds.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def _left_out(column: Column) -> Column:
 
 
 def _measured_under(schema: tv.Schema) -> tv.Schema:
-    """The declared schema, with room for missing cells and for rare categories put together, in which all are compared."""
+    """The declared schema, with room for missing cells and for rare categories put together, in which all are
+    compared.
+    """
     columns = []
     for column in schema.columns:
         changes: dict[str, object] = {} if column.missing or isinstance(column, Boolean) else {"missing": ("",)}

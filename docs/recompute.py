@@ -119,7 +119,9 @@ def failing(events):
 
 
 def epsilon_of(events, spent):
-    """Epsilon by the accountant that `spent` names, at its delta: what `events` with a delta of their own leave of it."""
+    """Epsilon by the accountant that `spent` names, at its delta: what `events` with a delta of their own leave of
+    it.
+    """
     pairs = merged(pair for event in events for pair in leaves(event, event["count"]))
     pairs = [(event, times) for event, times in pairs if event["type"] != "Delta"]
     if not pairs:

@@ -93,9 +93,10 @@ class ExponentialMechanismDpEvent(DpEvent):
 class DeltaDpEvent(DpEvent):
     """Something that goes wrong altogether with probability at most `delta`, and otherwise gives nothing away.
 
-    It is (0, delta)-DP: releasing the categories whose noisy count is above a threshold is discrete Gaussian noise on the
-    categories that both neighbours have, and, with this probability, a category that only one of them has (Korolova et al.
-    2009; Desfontaines, Voss, Gipson, Mandayam 2022). It takes its delta off the delta that the other events are asked at.
+    It is (0, delta)-DP: releasing the categories whose noisy count is above a threshold is discrete Gaussian noise on
+    the categories that both neighbours have, and, with this probability, a category that only one of them has
+    (Korolova et al. 2009; Desfontaines, Voss, Gipson, Mandayam 2022). It takes its delta off the delta that the other
+    events are asked at.
     """
 
     delta: float
@@ -283,8 +284,9 @@ def collapsed(gaussians: Iterable[tuple[Any, int]]) -> Any:
 def without_deltas(parts: Leaves) -> tuple[Leaves, Fraction]:
     """`parts` without their DeltaDpEvents, and the sum of those events' deltas, exact.
 
-    If at most `sum` of either law's mass goes wrong, the hockey-stick divergence of the whole is at most that of the rest
-    plus `sum` (docs/accounting.md): epsilon of the rest, asked at delta less `sum`, is epsilon of the whole at delta.
+    If at most `sum` of either law's mass goes wrong, the hockey-stick divergence of the whole is at most that of the
+    rest plus `sum` (docs/accounting.md): epsilon of the rest, asked at delta less `sum`, is epsilon of the whole at
+    delta.
     """
     rest = tuple((e, n) for e, n in parts if not isinstance(e, DeltaDpEvent))
     return rest, sum((n * Fraction(e.delta) for e, n in parts if isinstance(e, DeltaDpEvent)), Fraction(0))

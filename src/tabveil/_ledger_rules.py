@@ -20,8 +20,8 @@
    <= e^epsilon Q_M(E) + delta.
    Events that go wrong with some probability (DeltaDpEvent) are left out of those costs; their deltas are added up by a
    filter of their own, which must admit the history too, and whose level is its share of delta. Up to the chance that
-   one of them goes wrong, at most that share whatever is chosen adaptively (the sum is bounded on every transcript), the
-   session is one without them, to which the above applies: the shares, this one included, sum to at most delta. An
+   one of them goes wrong, at most that share whatever is chosen adaptively (the sum is bounded on every transcript),
+   the session is one without them, to which the above applies: the shares, this one included, sum to at most delta. An
    account opened without such a filter admits no such event but in a charge for the whole account.
 3. Sessions that overlap in time. Charges are committed before anything is read, so at every moment what has run costs
    at most what is committed; interleaving changes nothing (Haney et al. 2023, "Concurrent composition for interactive
@@ -153,8 +153,9 @@ def filters_for(epsilon: float, delta: float) -> tuple[Filter, ...]:
     """The filters of an account with this cap: pure epsilons and, for delta > 0, three Rényi orders.
 
     The first order is the best one for Gaussian noise that fills the account. The second, 0.7 times as far from 1,
-    suits Poisson-sampled noise, whose divergences soar at large orders; the third, twice as far, suits pure events. A fifth
-    filter, which has to admit a charge beside one of these, adds up the deltas of events that have one of their own.
+    suits Poisson-sampled noise, whose divergences soar at large orders; the third, twice as far, suits pure events. A
+    fifth filter, which has to admit a charge beside one of these, adds up the deltas of events that have one of their
+    own.
     """
     pure = Filter("pure", None, 0.0, _largest_level(None, 0.0, epsilon))
     if delta == 0:
@@ -173,7 +174,9 @@ def filters_for(epsilon: float, delta: float) -> tuple[Filter, ...]:
 
 
 def costs_of(parts: Leaves, filters: Iterable[Filter]) -> Costs:
-    """What a composed event costs under each filter; without a filter for its deltas, one that has any costs infinity."""
+    """What a composed event costs under each filter; without a filter for its deltas, one that has any costs
+    infinity.
+    """
     rest, failing = without_deltas(parts)
     names = {f.name: f for f in filters}
     if failing and FAILURES not in names:

@@ -3,8 +3,8 @@
 Every kind that holds numbers (integer, decimal, date, datetime) is a grid: `units` equal steps from `low` to `high`, at
 the resolution the column is published with. A value is a step number: all that encoders, generators and samplers need.
 
-A column that says `learn` may leave out its bounds, decimals or categories. Until a fit has bought them (`learning`), such a
-column is unresolved: it names what it lacks in `unknown`, and whatever needs that raises SchemaError.
+A column that says `learn` may leave out its bounds, decimals or categories. Until a fit has bought them (`learning`),
+such a column is unresolved: it names what it lacks in `unknown`, and whatever needs that raises SchemaError.
 
 Privacy: a column is public knowledge, written down before any row is read. `source` says who vouches for it: "declared"
 by a person, "draft" (proposed from data, refused by every private fit) or "charged" (bought from the ledger).
@@ -90,7 +90,9 @@ class Column(ABC):
             raise self._error("'source' must be declared, draft or charged")
 
     def _check_learning(self) -> None:
-        """What may be left out is left out only where it is to be learned; an empty cell then means missing by default."""
+        """What may be left out is left out only where it is to be learned; an empty cell then means missing by
+        default.
+        """
         if not isinstance(self.learn, bool):
             raise self._error("'learn' must be true or false")
         if self.learn and not self.learnable:
@@ -158,7 +160,8 @@ class Discrete(Column):
 class Categorical(Discrete):
     """Declared categories. An undeclared value becomes `catch_all` where one is named; else `invalid` decides.
 
-    Learned categories have a catch-all, OTHER where none is named. `ordered` says that neighbours in the list are alike (education levels), which helps binning.
+    Learned categories have a catch-all, OTHER where none is named. `ordered` says that neighbours in the list are
+    alike (education levels), which helps binning.
     """
 
     categories: tuple[str, ...] = UNKNOWN
@@ -199,7 +202,9 @@ class Categorical(Discrete):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Declared (or learned) categories, then the catch-all; raises SchemaError where they are still to be learned."""
+        """Declared (or learned) categories, then the catch-all; raises SchemaError where they are still to be
+        learned.
+        """
         self.require_known()
         return self.categories if self.catch_all is None else (*self.categories, self.catch_all)
 

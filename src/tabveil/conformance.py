@@ -488,7 +488,9 @@ def _opposites() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _statistics(name: str, table: pd.DataFrame) -> list[float]:
-    """What the output shows: shares, means, the row count, and of what was learned bounds, decimals, categories, missing."""
+    """What the output shows: shares, means, the row count, and of what was learned bounds, decimals, categories,
+    missing.
+    """
     made = fitted(name, table, OPPOSITE, epsilon=1e-6, delta=1e-9)
     sample, kind, amount = made.sample(500), made.schema["learned kind"], made.schema["learned amount"]
     parts = [float((sample["kind"] == "a").mean()), float(sample["flag"].mean()), float(made._default_rows())]

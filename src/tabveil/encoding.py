@@ -230,7 +230,9 @@ def given(column: Column, values: pd.Series) -> NDArray[np.bool_]:
 
 
 def digits_needed(column: Decimal, values: pd.Series, most: int) -> Codes:
-    """The fewest digits after the point that write each value, from 0 to `most`, shape (rows,); -1 where there is none."""
+    """The fewest digits after the point that write each value, from 0 to `most`, shape (rows,); -1 where there is
+    none.
+    """
     found = np.where(given(column, values), _numbers(values), np.nan)
     found = np.where(np.isfinite(found), found, np.nan)
     needed = np.full(len(found), most, dtype=np.int64)
@@ -274,7 +276,9 @@ def bound_at(column: Grid, step: int) -> Any:
 
 
 def _origin(column: Grid) -> tuple[int, int]:
-    """Seconds from 1970 to the origin of a date column's grid, and seconds of a step; a declared low bound is a step."""
+    """Seconds from 1970 to the origin of a date column's grid, and seconds of a step; a declared low bound is a
+    step.
+    """
     if isinstance(column, Datetime):
         return _stamp(ORIGIN if column.low is None else column.low), column.resolution
     return _stamp(ORIGIN), 86_400

@@ -4,14 +4,16 @@ A fit asks, in this order, for the steps that `spends` has listed: the decimals 
 categories of those that leave those out, then bounds in two levels. Bounds are read off a noisy histogram over a public
 grid that no row can move: 0 and the powers of two on either side of it, in steps of the column (dates: days, or the
 column's resolution, around the year 2000). The bounds are the ends of the outermost bins that stand out of the noise; a
-second histogram cuts the outermost octaves into PIECES equal pieces and moves the bounds inward. Where nothing stands out
-the bounds are public defaults. Values beyond the learned bounds are clipped, or made missing, as the column says.
+second histogram cuts the outermost octaves into PIECES equal pieces and moves the bounds inward. Where nothing stands
+out the bounds are public defaults. Values beyond the learned bounds are clipped, or made missing, as the column says.
 
-Privacy: every question goes through `mechanisms.PrivateRows`, under events fixed by (schema, epsilon, delta); which pieces
-are asked about depends on noisy answers only; all else here is post-processing. Unit and sensitivity are those of every
-histogram: one unit, at most k rows, L2 norm k. Categories are released by partition selection, which takes an honest delta
-of its own (`accounting.DeltaDpEvent`). Bounds from a histogram over a fixed grid: Dwork & Lei 2009 and Karwa & Vadhan 2018
-("Finite sample differentially private confidence intervals", histogram learner) in the discrete form used here.
+Privacy: every question goes through `mechanisms.PrivateRows`, under events fixed by (schema, epsilon, delta); which
+pieces are asked about depends on noisy answers only; all else here is post-processing. Unit and sensitivity are those
+of every
+histogram: one unit, at most k rows, L2 norm k. Categories are released by partition selection, which takes an honest
+delta of its own (`accounting.DeltaDpEvent`). Bounds from a histogram over a fixed grid: Dwork & Lei 2009 and Karwa &
+Vadhan 2018 ("Finite sample differentially private confidence intervals", histogram learner) in the discrete form used
+here.
 """
 
 from __future__ import annotations
@@ -295,7 +297,9 @@ def _left_out(counts: Counts, stands_out: float) -> int:
 
 
 def default_ends(column: Grid) -> tuple[int, int]:
-    """Public bounds for a column in which nothing stands out: DEFAULT_SPAN from the origin, or from a declared bound."""
+    """Public bounds for a column in which nothing stands out: DEFAULT_SPAN from the origin, or from a declared
+    bound.
+    """
     first, last = reach(column)
     unit = 365 if isinstance(column, Date) else 10**column.decimals if isinstance(column, Decimal) else 1
     if isinstance(column, Datetime):

@@ -7,9 +7,9 @@ what is charged are the same object.
 Privacy: neighbouring tables differ in one unit, which holds at most k = schema.contributions rows after bounding. A
 histogram puts each row into at most one cell, so one unit moves it by at most k in L2 norm (all its rows in one
 cell is the worst case) and noise of standard deviation sigma costs rho = k^2 / (2 sigma^2) (Canonne, Kamath,
-Steinke 2020, Theorem 14). Categories are counted with such noise where they occur and released above a threshold that no
-category of one unit alone passes but with the probability delta that is charged beside the noise. A choice scores candidates by L1 distances that one unit moves by at most k each. Counts
-are unbiased and are not clipped (trap A18).
+Steinke 2020, Theorem 14). Categories are counted with such noise where they occur and released above a threshold that
+no category of one unit alone passes but with the probability delta that is charged beside the noise. A choice scores
+candidates by L1 distances that one unit moves by at most k each. Counts are unbiased and are not clipped (trap A18).
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import opendp.prelude as dp
 import pandas as pd
 from dp_accounting import ComposedDpEvent, DpEvent, NonPrivateDpEvent
 from numpy.typing import NDArray
-
 from scipy import special
 
 from tabveil.accounting import (
@@ -299,7 +298,8 @@ class PrivateRows:
     # ------------------------------------------------------------------- before bounds and categories are known
 
     def survey(self, questions: Sequence[Question]) -> list[NDArray[np.int64]]:
-        """Noisy counts of raw values over public bins, in one pass over the table; whole numbers, negative ones included.
+        """Noisy counts of raw values over public bins, in one pass over the table; whole numbers, negative ones
+        included.
 
         Raises:
           UnchargedError: the receipt does not cover a label.
@@ -320,7 +320,8 @@ class PrivateRows:
         Raises:
           UnchargedError: the receipt does not cover a label with noise and a delta.
 
-        Privacy: partition selection (`selected`): one unit moves the counts by at most k in L2 norm, over at most k texts.
+        Privacy: partition selection (`selected`): one unit moves the counts by at most k in L2 norm, over at most k
+          texts.
         """
         events = [self._take_selection(label) for label in labels]
         counts = [pd.Series(dtype=np.int64) for _ in columns]
@@ -398,11 +399,12 @@ def selected(counts: pd.Series, charged: tuple[DiscreteGaussianDpEvent, DeltaDpE
 
 
 def threshold(gaussian: DiscreteGaussianDpEvent, delta: float) -> int:
-    """The least noisy count that is released, rounded up: texts of one unit alone reach it with probability at most delta.
+    """The least noisy count that is released, rounded up: texts of one unit alone reach it with probability at most
+    delta.
 
-    A unit has at most k rows, so at most k texts of its own, each counted at most k times: k * P(noise >= T - k) must be at
-    most delta. P(X >= m) of the discrete Gaussian is at most P(Y >= m - 1) of the continuous one (Canonne, Kamath, Steinke
-    2020, Proposition 25).
+    A unit has at most k rows, so at most k texts of its own, each counted at most k times: k * P(noise >= T - k) must
+    be at most delta. P(X >= m) of the discrete Gaussian is at most P(Y >= m - 1) of the continuous one (Canonne,
+    Kamath, Steinke 2020, Proposition 25).
     """
     k, sigma = gaussian.sensitivity, float(gaussian.sigma)
     if MIN_SIGMA <= sigma <= MAX_SIGMA:

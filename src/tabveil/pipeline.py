@@ -35,7 +35,6 @@ from tabveil.ledger import Ledger
 from tabveil.measuring import Facts
 from tabveil.metrics.base import MetricInput
 from tabveil.records import PrivacyStatement, Provenance, Score
-from tabveil.release import FORMAT as RELEASE_FORMAT
 from tabveil.release import (
     DECLARED_FILE,
     STAMP_FILE,
@@ -51,6 +50,7 @@ from tabveil.release import (
     write_rows,
     write_synthetic,
 )
+from tabveil.release import FORMAT as RELEASE_FORMAT
 from tabveil.report.document import Report
 from tabveil.schema import Schema
 from tabveil.tables import Table, open_table, write_text

@@ -24,9 +24,9 @@ from tabveil._atomic import write_text
 from tabveil.columns import Column, Date, Datetime, Decimal, Identifier, writable
 from tabveil.errors import DataError, SchemaError
 
-
 LEARN_SHARE = 0.1
-"""Share of a fit's budget for bounds, decimals and categories; chosen by measurement (benchmarks/learned_domains.py)."""
+"""Share of a fit's budget for bounds, decimals and categories; chosen by measurement
+(benchmarks/learned_domains.py)."""
 
 
 class _Proposer(Protocol):
@@ -68,8 +68,8 @@ class Schema:
       target: the column analysts predict; used by metrics only.
       draft: True where bounds or categories were proposed from rows and nobody has approved them. On the class itself,
         `Schema.draft(table)` makes such a proposal.
-      learn_share: share of the budget of a fit (of rho where delta is above 0, of epsilon where it is 0), above 0 and below 1,
-        that pays for what columns with `learn` leave out; without such a column it means nothing.
+      learn_share: share of the budget of a fit (of rho where delta is above 0, of epsilon where it is 0), above 0 and
+        below 1, that pays for what columns with `learn` leave out; without such a column it means nothing.
       approved_by, approved_on: who approved a draft, and the ISO date.
 
     Raises:

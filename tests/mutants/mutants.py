@@ -28,6 +28,7 @@ MECHANISMS = "unit.test_mechanisms"
 SAMPLERS = "unit.test_samplers"
 ENCODING = "unit.test_encoding"
 DOMAINS = "unit.test_domains"
+LEARNING = "unit.test_learning"
 ACCOUNTING = "unit.test_accounting"
 GENERATORS = "unit.test_generators"
 RELEASE = "statistical.test_release_law"
@@ -89,6 +90,10 @@ _UNCHARGED = Check(MECHANISMS, "test_nothing_is_read_before_the_charge_is_found_
 _ONE_ROW = Check(MECHANISMS, "test_one_row_moves_counts_by_at_most_one_and_scores_by_at_most_one_row")
 _KEPT = Check(MECHANISMS, "test_kept_rows_are_chosen_evenly_and_afresh")
 _CHOICES = Check(MECHANISMS, "test_choices_follow_the_exponential_mechanism")
+_RARE = _conformance("rare_values_are_not_learned")
+_ONE_CATEGORY = Check(LEARNING, "test_a_category_of_one_row_is_released_with_probability_at_most_delta")
+_OWN_CATEGORIES = Check(LEARNING, "test_no_category_of_one_person_is_released_but_with_probability_delta", ((1, 1, 1),))
+_OFTEN = "released too often"
 _LEARNED = "learned from rows what it was not charged for"
 
 _A1 = (
@@ -120,9 +125,9 @@ _A1 = (
         "histogram edges run from the least to the greatest value in the rows",
         Edit(
             "tabveil.domains:_first",
-            "    edges = _split(0, column.units,",
+            "    edges = evenly(0, column.units,",
             "    seen = rows._read()[column.name].astype(np.int64)\n"
-            "    edges = _split(int(seen.min()), int(seen.max()) + 1,",
+            "    edges = evenly(int(seen.min()), int(seen.max()) + 1,",
         ),
         _ONLY_CHARGED,
         _LEARNED,
@@ -132,9 +137,9 @@ _A1 = (
         "the same, seen from outside: the sample tells at epsilon 1e-6 which table went in",
         Edit(
             "tabveil.domains:_first",
-            "    edges = _split(0, column.units,",
+            "    edges = evenly(0, column.units,",
             "    seen = rows._read()[column.name].astype(np.int64)\n"
-            "    edges = _split(int(seen.min()), int(seen.max()) + 1,",
+            "    edges = evenly(int(seen.min()), int(seen.max()) + 1,",
         ),
         _conformance("tiny_epsilon_says_nothing"),
         "tells which table went in",
@@ -151,6 +156,37 @@ _A1 = (
         ),
         _conformance("learns_from_charged_answers_only", "mst"),
         _LEARNED,
+    ),
+    _m(
+        "a1-learned-bounds-from-data",
+        "learned bounds are the least and greatest value present",
+        Edit(
+            "tabveil.learning:_learn_bounds",
+            "    return {c.name: _bounded(c, *ends[c.name]) for c in unknown}",
+            "    seen = {c.name: positions(c, pd.concat(rows._raw([c.name]))[c.name]) for c in unknown}\n"
+            "    return {c.name: _bounded(c, int(np.nanmin(seen[c.name])), int(np.nanmax(seen[c.name]))) for c in unknown}",
+        ),
+        _ONLY_CHARGED,
+        _LEARNED,
+    ),
+    _m(
+        "a1-learned-bounds-without-noise",
+        "the histograms that bounds and decimals are read off carry no noise",
+        Edit("tabveil.mechanisms:PrivateRows.survey", "counts + _noise_like(counts, event)", "10**9 * counts"),
+        _RARE,
+        "a bound is one row's",
+    ),
+    _m(
+        "a1-learned-decimals-from-data",
+        "learned decimals are the most that any value needs",
+        Edit(
+            "tabveil.learning:_learn_decimals",
+            "    answers = rows.survey(asked) if asked else []",
+            "    most = [int(q.bin_of(pd.concat(rows._raw([q.column]))[q.column]).max()) for q in asked]\n"
+            "    answers = [np.eye(q.bins, dtype=np.int64)[m] * 10**6 for q, m in zip(asked, most, strict=True)]",
+        ),
+        _RARE,
+        "decimals are one row's",
     ),
 )
 
@@ -223,6 +259,45 @@ _A2 = (
         Edit("tabveil.schema:Schema.require_approved", "if self.draft:", "if False and self.draft:"),
         Check(GENERATORS, "test_a_draft_is_refused_by_a_private_fit", ("independent",)),
         "rows were read",
+    ),
+)
+
+_A2 = (
+    *_A2,
+    _m(
+        "a2-learned-categories-from-data",
+        "every category that occurs is learned",
+        Edit("tabveil.mechanisms:selected", "if n >= least", "if n >= n"),
+        _RARE,
+        "a rare value left the table",
+    ),
+    _m(
+        "a2-threshold-of-five",
+        "noisy counts of the categories that occur are cut at five, whatever delta",
+        Edit("tabveil.mechanisms:threshold", "return k + 1 + math", "return 5 + 0 * math"),
+        _ONE_CATEGORY,
+        _OFTEN,
+    ),
+    _m(
+        "a2-threshold-of-less-noise",
+        "the threshold is solved for noise 10 % smaller than what is added",
+        Edit("tabveil.mechanisms:threshold", "* sigma * (1 + 1e-9)", "* sigma * 0.9"),
+        _ONE_CATEGORY,
+        _OFTEN,
+    ),
+    _m(
+        "a2-threshold-for-one-category",
+        "the threshold allows for one category of a person's own, not for k",
+        Edit("tabveil.mechanisms:threshold", "ndtri(delta / k", "ndtri(delta / 1"),
+        Check(LEARNING, "test_the_threshold_is_right_and_tight_by_exact_summation", (60.0, 7, 0.05)),
+        "k * at_least",
+    ),
+    _m(
+        "a2-threshold-for-one-row",
+        "the threshold allows for one row of a person in a category, not for k",
+        Edit("tabveil.mechanisms:threshold", "return k + 1 + math", "return 2 + math"),
+        Check(LEARNING, "test_the_threshold_is_right_and_tight_by_exact_summation", (7.3, 7, 0.05)),
+        "k * at_least",
     ),
 )
 
@@ -349,6 +424,58 @@ _SEEDED_FIT = Edit(
     "            from tabveil.mechanisms import seeded_noise_for_tests\n"
     "            with seeded_noise_for_tests(self.random_state or 0):\n"
     "                self._learn(PrivateRows(source, schema, receipt), plan)",
+)
+
+_A10 = (
+    *_A10,
+    _m(
+        "a10-learning-beside-the-budget",
+        "what learning bounds and categories costs is left out of the noise that the budget is solved for",
+        Edit(
+            "tabveil.generators._marginals:divide",
+            "accounting.event_of(scaled(scale))",
+            "accounting.event_of([s for s in scaled(scale) if s.label not in learning.labels(schema)])",
+        ),
+        _conformance("learning_is_in_the_price"),
+        "with learning the plan costs more than",
+    ),
+    _m(
+        "a10-learning-uncharged",
+        "categories are learned behind a receipt of the fit's own making",
+        Edit(
+            "tabveil.generators.base:Generator._fit_paid",
+            "learning.resolve(schema, rows, plan.spends)",
+            "learning.resolve(schema, PrivateRows(source, schema, Receipt.uncharged()), plan.spends)",
+        ),
+        _RARE,
+        "a rare value left the table",
+    ),
+    _m(
+        "a10-learning-unplanned",
+        "what is learned is not in the plan (stopped by the receipt)",
+        Edit("tabveil.generators.base:Generator._all_spends", "return both", "return both[len(first) :]"),
+        Check(LEARNING, "test_a_generator_that_knows_nothing_of_learning_is_asked_for_less", (1.0, 1e-6)),
+        "labels",
+    ),
+    _m(
+        "a10-deltas-left-out",
+        "the accountant forgets the deltas of thresholds",
+        Edit("tabveil._accounting_events:without_deltas", "sum((n * Fraction", "sum((0 * n * Fraction"),
+        Check("unit.test_accounting", "test_deltas_are_taken_off_the_delta_that_is_asked_at"),
+        "acc.epsilon",
+    ),
+    _m(
+        "a10-ledger-ignores-deltas",
+        "the ledger admits thresholds whose deltas are more than an account has",
+        Edit(
+            "tabveil._ledger_rules:fits",
+            "return kept.pop(FAILURES, True) and",
+            "return kept.pop(FAILURES, True) in (0, 1) and",
+        ),
+        Check("unit.test_ledger", "test_deltas_are_added_up_and_never_pass_their_share"),
+        "DID NOT RAISE",
+        "Failed",
+    ),
 )
 
 _A12 = (
@@ -863,6 +990,17 @@ _A18 = (
         Edit("tabveil._amounts:_Amount.__eq__", "and type(other) is type(self) and", "and"),
         Check(ACCOUNTING, "test_a18_rho_sigma_and_epsilon_cannot_be_mixed"),
         "!=",
+    ),
+)
+
+_A17 = (
+    *_A17,
+    _m(
+        "a17-learning-from-all-rows",
+        "bounds and categories are learned from all rows of a person",
+        Edit("tabveil.mechanisms:PrivateRows._raw", "yield chunk if kept is None else", "yield chunk if True else"),
+        Check(LEARNING, "test_the_same_rows_of_a_person_are_kept_for_everything"),
+        "first.sum() == 3",
     ),
 )
 

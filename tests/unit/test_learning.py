@@ -127,7 +127,9 @@ def test_categories_are_not_selected_at_another_price(event: Any) -> None:
 
 
 def test_the_same_rows_of_a_person_are_kept_for_everything() -> None:
-    """A person with one row each of 40 values, of which 3 count: bounds, categories and the codes see the same three."""
+    """A person with one row each of 40 values, of which 3 count: bounds, categories and the codes see the same
+    three.
+    """
     schema = Schema(
         columns=(Identifier(name="who"), Integer(name="n", learn=True)), privacy_unit="who", max_rows_per_unit=3
     )
@@ -217,7 +219,9 @@ def test_every_position_finds_its_way_back() -> None:
 
 @pytest.mark.statistical
 def test_a_bound_that_a_handful_of_rows_reaches_is_not_learned() -> None:
-    """Noise of standard deviation 20, alpha = 1e-9 over 300 tables: 5 rows of 10^12 never widen the bounds; 99 % do not."""
+    """Noise of standard deviation 20, alpha = 1e-9 over 300 tables: 5 rows of 10^12 never widen the bounds; 99 % do
+    not.
+    """
     schema = Schema(columns=(Integer(name="n", learn=True),))
     frame = pd.DataFrame({"n": [10**12] * 5 + list(range(1_000))})
     spends = [Spend(label, DiscreteGaussianDpEvent(20.0)) for label in learning.labels(schema)]

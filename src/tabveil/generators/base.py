@@ -214,7 +214,8 @@ class Generator(ABC):
         return Plan(self.plugin_name(), self.epsilon, self.delta, self._all_spends(schema))
 
     def _all_spends(self, schema: Schema) -> tuple[Spend, ...]:
-        """The subclass's steps and, where it has not planned for them itself (`divide` does), those that resolve `schema`.
+        """The subclass's steps and, where it has not planned for them itself (`divide` does), those that resolve
+        `schema`.
 
         The latter get the schema's `learn_share`; the subclass is then asked again with less epsilon, until all fit.
         """
