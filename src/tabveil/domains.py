@@ -219,7 +219,9 @@ def without_rare(axis: Axis, counts: Floats, threshold: float) -> tuple[Axis, ND
     and the new cell of each old one.
 
     Cells joined are drawn back by their noisy counts (McKenna, Miklau, Sheldon 2021, "Winning the NIST contest", 3.3,
-    draws them back evenly). The missing cell joins only other listed values.
+    draws them back evenly). The missing cell joins only other listed values. Of a learned column, where nobody has said that
+    cells may be missing or that its categories are not all there are, a missing cell or catch-all below `threshold` counts as
+    empty: it joins the largest cell and is never drawn.
     """
     if isinstance(axis.column, Categorical) and not axis.column.ordered:
         groups = _rare_together(counts, threshold)
@@ -227,10 +229,29 @@ def without_rare(axis: Axis, counts: Floats, threshold: float) -> tuple[Axis, ND
         groups = np.arange(axis.size)
     else:
         groups = _rare_with_neighbour(counts, threshold, fixed=1 if axis.column.nullable else 0)
+    empty = _unseen(axis, counts, threshold)
+    groups = _into_largest(groups, counts, empty)
     joined = axis.merged(groups)
-    if isinstance(axis.column, Discrete):
-        joined = Axis(axis.column, joined.edges, joined.cell, np.maximum(counts[axis.cell], 0.0))
-    return joined, groups
+    weight = np.maximum(counts[axis.cell], 0.0) if isinstance(axis.column, Discrete) else joined.weight
+    return Axis(axis.column, joined.edges, joined.cell, np.where(empty[axis.cell], 0.0, weight)), groups
+
+
+def _unseen(axis: Axis, counts: Floats, threshold: float) -> NDArray[np.bool_]:
+    """Cells of a learned column that mean missing or anything else, and do not stand out."""
+    column, unseen = axis.column, np.zeros(len(counts), dtype=bool)
+    if column.source == "charged":
+        other = isinstance(column, Categorical) and column.catch_all is not None
+        unseen[len(unseen) - other - column.nullable :] = True
+    unseen &= counts < threshold
+    return unseen if not unseen.all() else np.zeros_like(unseen)
+
+
+def _into_largest(groups: NDArray[np.int64], counts: Floats, empty: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """`groups` with the empty cells in the group of the largest other cell, numbered without gaps."""
+    if not empty.any():
+        return groups
+    home = groups[int(np.where(empty, -np.inf, counts).argmax())]
+    return np.unique(np.where(empty, home, groups), return_inverse=True)[1].astype(np.int64)
 
 
 def _rare_together(counts: Floats, threshold: float) -> NDArray[np.int64]:

@@ -42,6 +42,9 @@ Edges = NDArray[np.int64]
 Counts = NDArray[np.int64]
 Events = Mapping[str, DpEvent]
 
+WEIGHTS = {"categories": 1.0, "decimals": 1.0, "bounds": 1.0}
+"""How the learning share is divided among the steps, by the first word of their labels."""
+
 DELTA_SHARE = 0.01
 """Share of delta for the thresholds of all learned categories together; ten times as much would lower a threshold by a
 tenth only."""
@@ -57,6 +60,13 @@ RARE_DIGITS = 0.01
 
 MISTAKE = 1e-4
 """Chance that some empty bin of a histogram stands out of the noise."""
+
+NEXT_SHARE = 0.45
+"""An octave next to one that stands out counts as filled from this share of that threshold (two standard deviations): a
+mistake there doubles a bound, while far out it would make it useless."""
+
+TAIL_SHARE = 0.6
+"""The same of the pieces left out at an end, all together: a mistake costs at most one octave."""
 
 DEFAULT_SPAN = 100
 """Where nothing stands out: numbers from 0 to 100, dates over the 100 years from the origin."""
@@ -120,11 +130,12 @@ def spends(schema: Schema, amount: float, *, delta: float) -> tuple[Spend, ...]:
         )
     if not asked:
         return ()
-    histogram = counting_event(amount / len(asked), schema.contributions, pure=delta == 0)
-    made = {label: histogram for label in asked}
-    if chosen:
-        failure = DeltaDpEvent(delta * DELTA_SHARE / len(chosen))
-        made |= dict.fromkeys(chosen, ComposedDpEvent([histogram, failure]))
+    weights = {label: WEIGHTS[label.split(" ", 1)[0]] for label in asked}
+    unit = amount / sum(weights.values())
+    events = {w: counting_event(unit * w, schema.contributions, pure=delta == 0) for w in set(weights.values())}
+    made = {label: events[w] for label, w in weights.items()}
+    failure = DeltaDpEvent(delta * DELTA_SHARE / len(chosen)) if chosen else None
+    made |= {label: ComposedDpEvent([made[label], failure]) for label in chosen}
     return tuple(Spend(label, event) for label, event in made.items())
 
 
@@ -272,18 +283,23 @@ def _ask(searches: Sequence[_Search], rows: PrivateRows, level: int) -> list[Cou
 
 
 def _inside(search: _Search, counts: Counts, stands_out: float) -> _Search | None:
-    """The outermost octaves that stand out, cut into pieces; None where none does."""
+    """The outermost octaves that stand out, or follow on one that does, cut into pieces; None where none stands out."""
     seen = np.flatnonzero(counts > stands_out)
     if not len(seen):
         return None
+    follows = counts > NEXT_SHARE * stands_out
     low, high = int(seen[0]), int(seen[-1])
+    while low and follows[low - 1]:
+        low -= 1
+    while high + 1 < len(counts) and follows[high + 1]:
+        high += 1
     first, last = (evenly(int(search.edges[i]), int(search.edges[i + 1]), PIECES) for i in (low, high))
     return _Search(search.column, np.union1d(first, last), (len(first) - 1, len(last) - 1))
 
 
 def _ends(search: _Search, counts: Counts, event: DpEvent | None) -> tuple[int, int]:
     """First and last step: from either end, pieces are left out while those left out together do not stand out."""
-    edges, stands_out = search.edges, clear(event, len(counts))
+    edges, stands_out = search.edges, TAIL_SHARE * clear(event, len(counts))
     first, last = counts[: search.ends[0]], counts[::-1][: search.ends[1]]
     low, high = (_left_out(side, stands_out) for side in (first, last))
     found = int(edges[low]), int(edges[len(edges) - 1 - high]) - 1

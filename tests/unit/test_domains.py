@@ -16,9 +16,9 @@ from tabveil.domains import (
     FLAT,
     Pieces,
     _cleared,
-    _split,
     binned,
     cells_for,
+    evenly,
     level_label,
     levels,
     refine,
@@ -60,7 +60,7 @@ def test_listed_values_need_no_levels() -> None:
 
 @given(st.integers(0, 2**53), st.integers(1, 2**53), st.integers(1, 300))
 def test_split_leaves_no_gap(low: int, width: int, branches: int) -> None:
-    edges = _split(low, low + width, branches)
+    edges = evenly(low, low + width, branches)
     assert edges[0] == low
     assert edges[-1] == low + width
     assert (np.diff(edges) > 0).all()
