@@ -7,6 +7,9 @@ One line per schema and table: mean 3-way total variation distance to train and 
 (AUC, R2). Names and kinds of columns, and the texts of booleans, stay declared; in the learned schema every column
 that may leave something to be learned leaves out all of it. Defaults were chosen on the tables other than Adult, from
 the lines that `--variants` adds.
+
+Distances are taken under the declared schema, so that a category that was not learned counts as lost. The score is the
+product's own: real test rows are read under the fitted schema, where such a category is the catch-all too.
 """
 
 from __future__ import annotations
@@ -35,7 +38,6 @@ TABLES = {
 VARIANTS: dict[str, dict[str, float]] = {
     "learn_share 0.05": {"learn_share": 0.05},
     "learn_share 0.2": {"learn_share": 0.2},
-    "2 refining levels": {"LEARNED_LEVELS": 2},
     "3 refining levels": {"LEARNED_LEVELS": 3},
     "4 refining levels": {"LEARNED_LEVELS": 4},
     "64 pieces": {"PIECES": 64},
@@ -93,9 +95,11 @@ def measure(
     ledger.open("benchmark", epsilon=epsilon, delta=1e-5)
     made = tv.create("mst", epsilon=epsilon, delta=1e-5).fit(train, schema, ledger=ledger, dataset="benchmark")
     sample = made.sample(len(train))
-    scores = {s.name: s.value for s in tv.evaluate(sample, train=train, holdout=test, schema=_measured_under(declared))}
-    boosted = next(v for k, v in scores.items() if "gradient boosting" in k and k.startswith(("R2", "ROC AUC")))
-    return scores["3-way total variation distance to train"], boosted
+    tables = {"train": train, "holdout": test}
+    near = tv.evaluate(sample, **tables, schema=_measured_under(declared), metrics=["marginals"])
+    useful = tv.evaluate(sample, **tables, schema=made.schema, metrics=["ml_utility"])
+    boosted = next(s.value for s in useful if "gradient boosting" in s.name and s.name.startswith(("R2", "ROC AUC")))
+    return {s.name: s.value for s in near}["3-way total variation distance to train"], boosted
 
 
 def lines(schema: tv.Schema, *, variants: bool) -> Iterator[tuple[str, tv.Schema, dict[str, float]]]:

@@ -114,8 +114,8 @@ class Column(ABC):
         """Raise SchemaError where a field is still to be learned."""
         if self.unknown:
             raise self._error(
-                f"{' and '.join(map(repr, self.unknown))} are not declared but learned by each fit: use the schema of the "
-                "fitted generator, which a release holds as schema.yaml"
+                f"{' and '.join(map(repr, self.unknown))} are not declared but learned by each fit: use the fitted "
+                "generator's schema, which a release holds as schema.yaml"
             )
 
     @property

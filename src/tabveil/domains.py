@@ -75,7 +75,7 @@ def branches(column: Grid) -> int:
     """Pieces one level cuts a piece into, so that `levels` of them end at single values: BRANCHES, more where a learned
     column turned out to have more values than that reaches, at most MOST_BRANCHES.
     """
-    needed = math.ceil(column.units ** (1 / levels(column)) - 1e-9)
+    needed = math.ceil(math.exp(math.log(column.units) / levels(column)) - 1e-9)
     return min(max(BRANCHES, needed), MOST_BRANCHES)
 
 
@@ -219,8 +219,9 @@ def without_rare(axis: Axis, counts: Floats, threshold: float) -> tuple[Axis, ND
     and the new cell of each old one.
 
     Cells joined are drawn back by their noisy counts (McKenna, Miklau, Sheldon 2021, "Winning the NIST contest", 3.3,
-    draws them back evenly). The missing cell joins only other listed values. Of a learned column, where nobody has said that
-    cells may be missing or that its categories are not all there are, a missing cell or catch-all below `threshold` counts as
+    draws them back evenly). The missing cell joins only other listed values. Of a learned column, where nobody has
+    said that cells may be missing or that its categories are not all there are, a missing cell or catch-all below
+    `threshold` counts as
     empty: it joins the largest cell and is never drawn.
     """
     if isinstance(axis.column, Categorical) and not axis.column.ordered:

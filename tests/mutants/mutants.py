@@ -164,7 +164,8 @@ _A1 = (
             "tabveil.learning:_learn_bounds",
             "    return {c.name: _bounded(c, *ends[c.name]) for c in unknown}",
             "    seen = {c.name: positions(c, pd.concat(rows._raw([c.name]))[c.name]) for c in unknown}\n"
-            "    return {c.name: _bounded(c, int(np.nanmin(seen[c.name])), int(np.nanmax(seen[c.name]))) for c in unknown}",
+            "    spans = {n: (int(np.nanmin(p)), int(np.nanmax(p))) for n, p in seen.items()}\n"
+            "    return {c.name: _bounded(c, *spans[c.name]) for c in unknown}",
         ),
         _ONLY_CHARGED,
         _LEARNED,

@@ -675,7 +675,8 @@ def test_labels_are_short_texts(label):
         Spend(label, GaussianDpEvent(1.0))
 
 
-# ------------------------------------------------------------------------------------------- events with a delta of their own
+# --------------------------------------------------------------------------------------- events with a delta of their
+# own
 def test_deltas_are_taken_off_the_delta_that_is_asked_at():
     noise = SelfComposedDpEvent(DiscreteGaussianDpEvent(30.0), 7)
     both = ComposedDpEvent([noise, SelfComposedDpEvent(DeltaDpEvent(2e-7), 3)])
