@@ -244,11 +244,14 @@ class Cap:
         if sum(Fraction(f.delta) for f in self.filters) > Fraction(self.delta):
             raise VerificationError("The filters of the account share out more than its delta.")
         for f in self.filters:
-            largest = math.floor(Fraction(f.delta) * UNIT) if f.name == FAILURES else None
-            if largest is None:
-                largest = _largest_level(f.order, f.delta, self.epsilon)
-            if f.delta <= 0 < (f.order or 0) or f.level > largest:
+            if f.delta < 0 or f.delta <= 0 < (f.order or 0) or f.level > self._largest(f):
                 raise VerificationError("A filter of the account admits more than its cap.")
+
+    def _largest(self, filter_: Filter) -> int:
+        """The largest level that `filter_` may have under this cap."""
+        if filter_.name == FAILURES:
+            return math.floor(Fraction(filter_.delta) * UNIT)
+        return _largest_level(filter_.order, filter_.delta, self.epsilon)
 
 
 # ---------------------------------------------------------------------------------------------------------------- state

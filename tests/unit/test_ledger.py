@@ -500,7 +500,8 @@ def test_a_cap_read_back_is_checked():
 def test_costs_are_rounded_up_and_no_positive_cost_is_zero():
     tiny = rules.costs_of(acc.leaves(ZCDpEvent(1e-15)), rules.filters_for(1.0, 1e-6))
     assert tiny["pure"] is None
-    assert all(units is not None and units > 0 for name, units in tiny.items() if name != "pure")
+    assert all(units is not None and units > 0 for name, units in tiny.items() if name not in ("pure", rules.FAILURES))
+    assert rules.costs_of(acc.leaves(DeltaDpEvent(1e-300)), rules.filters_for(1.0, 1e-6))[rules.FAILURES] > 0
     third = rules.costs_of(acc.leaves(DiscreteLaplaceDpEvent(3.0)), rules.filters_for(1.0, 0.0))["pure"]
     assert Fraction(third, UNIT) > Fraction(1, 3) > Fraction(third - 1, UNIT)
 
