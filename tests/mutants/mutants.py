@@ -313,7 +313,7 @@ _A10 = (
     _m(
         "a10-cap-not-checked",
         "the ledger admits every charge",
-        Edit("tabveil._ledger_rules:fits", "units <= level", "units <= level * 1000"),
+        Edit("tabveil._ledger_rules:fits", "u <= f.level", "u <= f.level * 1000"),
         _conformance("second_fit_is_refused"),
         "the same budget was spent twice",
     ),
@@ -713,12 +713,8 @@ _A17 = (
         "rows are bounded within each chunk of the table, so that a person in ten chunks has 10 k of them",
         Edit(
             "tabveil.mechanisms:PrivateRows._load",
-            "kept = bounded_contributions(np.concatenate(units), self._schema.contributions)",
-            "starts = np.cumsum([0, *map(len, units)])\n"
-            "            kept = np.concatenate(\n"
-            "                [s + bounded_contributions(u, self._schema.contributions)\n"
-            "                 for s, u in zip(starts, units)]\n"
-            "            )",
+            "self._kept = _bounded(np.concatenate(units), self._schema.contributions)",
+            "self._kept = np.concatenate([_bounded(u, self._schema.contributions) for u in units])",
         ),
         Check(MECHANISMS, "test_a_person_whose_rows_lie_in_several_chunks_is_bounded_once"),
         "UNIT_SCHEMA.contributions",
@@ -760,7 +756,7 @@ _A17 = (
         "a17-sensitivity-not-scaled",
         "noise for one row where a person may have k",
         Edit(
-            "tabveil.generators._marginals:_zero_concentrated",
+            "tabveil.mechanisms:counting_event",
             "return DiscreteGaussianDpEvent(drawn_exactly, contributions)",
             "return DiscreteGaussianDpEvent(drawn_exactly / contributions, 1)",
         ),
@@ -773,7 +769,7 @@ _A17 = (
         "the same with the mechanism's own guard taken out",
         (
             Edit(
-                "tabveil.generators._marginals:_zero_concentrated",
+                "tabveil.mechanisms:counting_event",
                 "return DiscreteGaussianDpEvent(drawn_exactly, contributions)",
                 "return DiscreteGaussianDpEvent(drawn_exactly / contributions, 1)",
             ),
@@ -790,9 +786,9 @@ _A17 = (
         "a17-laplace-not-scaled",
         "the same where delta is 0: one row is charged, one row's noise drawn",
         Edit(
-            "tabveil.generators._marginals:_pure",
-            "DiscreteLaplaceDpEvent(contributions / epsilon, contributions)",
-            "DiscreteLaplaceDpEvent(1 / epsilon, 1)",
+            "tabveil.mechanisms:counting_event",
+            "DiscreteLaplaceDpEvent(contributions / amount, contributions)",
+            "DiscreteLaplaceDpEvent(1 / amount, 1)",
         ),
         Check(GENERATORS, "test_a_plan_costs_what_was_allowed_and_never_more", ("independent", 1.0, 0.0, "persons")),
         "== schema.contributions",
@@ -965,8 +961,8 @@ _A18 = (
         "a part's share is not divided among its queries",
         Edit(
             "tabveil.generators._marginals:divide",
-            "p.share / weight / len(p.labels) / scale**2",
-            "p.share / weight / scale**2",
+            "p.share / weight / len(p.labels) * whole",
+            "p.share / weight * whole",
         ),
         Check(GENERATORS, "test_every_part_of_a_plan_gets_its_share", ("mst",)),
         "approx(",
