@@ -421,10 +421,10 @@ _A10 = (
 
 _SEEDED_FIT = Edit(
     "tabveil.generators.base:Generator._fit_paid",
-    "            self._learn(PrivateRows(source, schema, receipt), plan)",
+    "            self._learn(rows.under(self._schema), plan)",
     "            from tabveil.mechanisms import seeded_noise_for_tests\n"
     "            with seeded_noise_for_tests(self.random_state or 0):\n"
-    "                self._learn(PrivateRows(source, schema, receipt), plan)",
+    "                self._learn(rows.under(self._schema), plan)",
 )
 
 _A10 = (
@@ -639,8 +639,9 @@ _A16 = (
         "as many rows as the table has are sampled where nobody says how many",
         Edit(
             "tabveil.generators.independent:Independent._learn",
-            "self._total = model.total",
-            "self._total = float(len(next(iter(rows._read().values()))))",
+            "self._model = estimate([a.size for a in self._axes], measured)",
+            "self._model = estimate([a.size for a in self._axes], measured)\n"
+            "        object.__setattr__(self._model, 'total', float(len(next(iter(rows._read().values())))))",
         ),
         _ONLY_CHARGED,
         _LEARNED,
@@ -650,8 +651,9 @@ _A16 = (
         "the same, seen from outside",
         Edit(
             "tabveil.generators.independent:Independent._learn",
-            "self._total = model.total",
-            "self._total = float(len(next(iter(rows._read().values()))))",
+            "self._model = estimate([a.size for a in self._axes], measured)",
+            "self._model = estimate([a.size for a in self._axes], measured)\n"
+            "        object.__setattr__(self._model, 'total', float(len(next(iter(rows._read().values())))))",
         ),
         _conformance("tiny_epsilon_says_nothing"),
         "tells which table went in",
