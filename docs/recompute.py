@@ -112,9 +112,18 @@ def merged(pairs):
     return [(json.loads(text), counts[text]) for text in sorted(counts)]
 
 
+def failing(events):
+    """Sum of the deltas of events that go wrong with some probability, and otherwise give nothing away."""
+    pairs = [pair for event in events for pair in leaves(event, event["count"])]
+    return sum((times * Fraction(event["delta"]) for event, times in pairs if event["type"] == "Delta"), Fraction(0))
+
+
 def epsilon_of(events, spent):
-    """Epsilon of all `events` by the accountant that `spent` names."""
+    """Epsilon by the accountant that `spent` names, at its delta: what `events` with a delta of their own leave of
+    it.
+    """
     pairs = merged(pair for event in events for pair in leaves(event, event["count"]))
+    pairs = [(event, times) for event, times in pairs if event["type"] != "Delta"]
     if not pairs:
         return 0.0
     if spent["accountant"] == "basic":
@@ -160,6 +169,9 @@ def main(path):
         "chain": head == export["head"],
         "events": committed == export["events"],
         "epsilon": found == stated or abs(found - stated) <= tolerance,
+        "delta": export["cap"] is None
+        or found in (0.0, math.inf)
+        or failing(committed) + Fraction(export["spent"]["delta"]) <= Fraction(export["cap"]["delta"]),
         "cap": export["cap"] is None or stated <= export["cap"]["epsilon"] * (1 + 1e-9),
     }
     found_all = ", ".join(f"{what} {'agrees' if good else 'DOES NOT AGREE'}" for what, good in agrees.items())

@@ -89,6 +89,19 @@ class ExponentialMechanismDpEvent(DpEvent):
     epsilon: float
 
 
+@attr.s(frozen=True, slots=True, auto_attribs=True)
+class DeltaDpEvent(DpEvent):
+    """Something that goes wrong altogether with probability at most `delta`, and otherwise gives nothing away.
+
+    It is (0, delta)-DP: releasing the categories whose noisy count is above a threshold is discrete Gaussian noise on
+    the categories that both neighbours have, and, with this probability, a category that only one of them has
+    (Korolova et al. 2009; Desfontaines, Voss, Gipson, Mandayam 2022). It takes its delta off the delta that the other
+    events are asked at.
+    """
+
+    delta: float
+
+
 @dataclass(frozen=True)
 class Kind:
     """What is known about one type of event, as functions of an event of that type.
@@ -160,6 +173,7 @@ _KINDS: dict[str, Kind] = {
         line=lambda e: (Fraction(0), Fraction(e.epsilon) ** 2 / 8),
     ),
     "ZCDP": Kind(ZCDpEvent, ("rho",), other=("xi",), line=lambda e: (Fraction(e.xi), Fraction(e.rho))),
+    "Delta": Kind(DeltaDpEvent, other=("delta",)),
     "PoissonSampled": Kind(PoissonSampledDpEvent, other=("sampling_probability", "event")),
     "TruncatedSubsampledGaussian": Kind(
         TruncatedSubsampledGaussianDpEvent,
@@ -171,7 +185,7 @@ _KINDS: dict[str, Kind] = {
     "NoOp": Kind(NoOpDpEvent),
 }
 _NAMES = {kind.cls: name for name, kind in _KINDS.items()}
-_OTHER_RANGES = {"xi": (0.0, LARGEST), "sampling_probability": (0.0, 1.0)}
+_OTHER_RANGES = {"xi": (0.0, LARGEST), "sampling_probability": (0.0, 1.0), "delta": (1e-300, 1.0)}
 
 
 def kind_of(event: object) -> Kind:
@@ -265,6 +279,17 @@ def collapsed(gaussians: Iterable[tuple[Any, int]]) -> Any:
         return pairs[0][0]
     total = sum((times / Fraction(e.noise_multiplier) ** 2 for e, times in pairs), Fraction(0))
     return GaussianDpEvent(1 / math.sqrt(float_up(total)) * (1 - 1e-15))
+
+
+def without_deltas(parts: Leaves) -> tuple[Leaves, Fraction]:
+    """`parts` without their DeltaDpEvents, and the sum of those events' deltas, exact.
+
+    If at most `sum` of either law's mass goes wrong, the hockey-stick divergence of the whole is at most that of the
+    rest plus `sum` (docs/accounting.md): epsilon of the rest, asked at delta less `sum`, is epsilon of the whole at
+    delta.
+    """
+    rest = tuple((e, n) for e, n in parts if not isinstance(e, DeltaDpEvent))
+    return rest, sum((n * Fraction(e.delta) for e, n in parts if isinstance(e, DeltaDpEvent)), Fraction(0))
 
 
 # ------------------------------------------------------------------------------------------------------------- JSON

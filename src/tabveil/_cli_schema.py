@@ -92,6 +92,7 @@ def show(file: SchemaFile, as_json: Json = False) -> None:
         f"{schema.name}{' (DRAFT)' * schema.draft}: {len(schema.columns)} columns; protects each {schema.unit}",
         f"approved by {schema.approved_by} on {schema.approved_on}" if schema.approved_by else "",
         f"public row count {schema.public_rows}" if schema.public_rows else "the row count is private",
+        f"{schema.learn_share:.0%} of each fit's budget buys what is learned" if schema.unresolved else "",
         columns([("column", "kind", "values", "missing", "invalid", "source"), *map(_row, schema.columns)]),
         *(f"every row obeys: {c}" for c in schema.constraints),
     ]
@@ -101,14 +102,18 @@ def show(file: SchemaFile, as_json: Json = False) -> None:
 def _row(column: Column) -> tuple[str, ...]:
     from tabveil.columns import Discrete, Grid
 
-    if isinstance(column, Discrete):
+    if column.unknown:
+        given = [f"{f} {getattr(column, f)}" for f in column.learnable if f not in column.unknown]
+        values = f"{', '.join(column.unknown)} learned under the budget" + "".join(f", {g}" for g in given)
+    elif isinstance(column, Discrete):
         values = f"{len(column.labels)} categories"
     elif isinstance(column, Grid):
         values = f"{getattr(column, 'low', '')} to {getattr(column, 'high', '')}"
     else:
         values = "made up"
     missing = ", ".join(repr(m) for m in column.missing) or "never"
-    return column.name, column.kind, values, missing, column.invalid, column.source
+    source = "learned by each fit" if column.unknown else column.source
+    return column.name, column.kind, values, missing, column.invalid, source
 
 
 @app.command()

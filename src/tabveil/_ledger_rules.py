@@ -18,6 +18,11 @@
    that admits its whole history. On j's transcripts M and M_j act alike. For neighbours P, Q and an event E, with E_j
    its part among j's transcripts, P_M(E) = sum_j P_Mj(E_j) <= sum_j (e^epsilon Q_Mj(E_j) + delta_j)
    <= e^epsilon Q_M(E) + delta.
+   Events that go wrong with some probability (DeltaDpEvent) are left out of those costs; their deltas are added up by a
+   filter of their own, which must admit the history too, and whose level is its share of delta. Up to the chance that
+   one of them goes wrong, at most that share whatever is chosen adaptively (the sum is bounded on every transcript),
+   the session is one without them, to which the above applies: the shares, this one included, sum to at most delta. An
+   account opened without such a filter admits no such event but in a charge for the whole account.
 3. Sessions that overlap in time. Charges are committed before anything is read, so at every moment what has run costs
    at most what is committed; interleaving changes nothing (Haney et al. 2023, "Concurrent composition for interactive
    differential privacy with adaptive privacy-loss parameters").
@@ -41,7 +46,7 @@ from typing import Any, Literal, Self
 
 from tabveil import accounting
 from tabveil._accounting_curves import Bound, best_order, line_total, pure_total, rdp_bound, rdp_curve
-from tabveil._accounting_events import Leaves, line_of
+from tabveil._accounting_events import Leaves, line_of, without_deltas
 from tabveil.accounting import Spend, event_of, float_down, float_up, leaves
 from tabveil.errors import UsageError, VerificationError
 from tabveil.records import RELATION, rounded_up
@@ -56,6 +61,12 @@ Regime = Literal["filter", "whole"]
 
 MAIN_SHARE = Fraction(9, 10)
 """Share of delta for the order that suits Gaussian noise best; the other orders, for other mixtures, split the rest."""
+
+FAILURES = "deltas"
+"""Name of the filter that adds up the deltas of DeltaDpEvents; its costs are probabilities."""
+
+FAILURE_SHARE = Fraction(1, 20)
+"""Share of delta for events that go wrong with some probability."""
 
 LARGEST_ORDER = 4096.0
 SMALLEST_DELTA = 1e-200
@@ -101,7 +112,7 @@ class Filter:
 
     Attributes:
       name: key of its costs.
-      order: Rényi order above 1; None for the sum of pure epsilons.
+      order: Rényi order above 1; None for the sum of pure epsilons, and for the sum of deltas (named FAILURES).
       delta: its share of the account's delta.
       level: the sum of costs it admits, in 1/UNIT, rounded down.
     """
@@ -142,7 +153,9 @@ def filters_for(epsilon: float, delta: float) -> tuple[Filter, ...]:
     """The filters of an account with this cap: pure epsilons and, for delta > 0, three Rényi orders.
 
     The first order is the best one for Gaussian noise that fills the account. The second, 0.7 times as far from 1,
-    suits Poisson-sampled noise, whose divergences soar at large orders; the third, twice as far, suits pure events.
+    suits Poisson-sampled noise, whose divergences soar at large orders; the third, twice as far, suits pure events. A
+    fifth filter, which has to admit a charge beside one of these, adds up the deltas of events that have one of their
+    own.
     """
     pure = Filter("pure", None, 0.0, _largest_level(None, 0.0, epsilon))
     if delta == 0:
@@ -150,18 +163,29 @@ def filters_for(epsilon: float, delta: float) -> tuple[Filter, ...]:
     main = delta * float(MAIN_SHARE)
     order = best_order(float_down(accounting.rho_budget(epsilon, main).value), main)
     orders = dict.fromkeys(_tidy(a) for a in (order, 1 + (order - 1) * 0.7, 1 + (order - 1) * 2))
-    rest = float_down((Fraction(delta) - Fraction(main)) / max(1, len(orders) - 1))
+    failures = float_down(Fraction(delta) * FAILURE_SHARE)
+    rest = float_down((Fraction(delta) - Fraction(main) - Fraction(failures)) / max(1, len(orders) - 1))
     shares = [main, *[rest] * (len(orders) - 1)]
     renyi = [
         Filter(f"renyi-{a:g}", a, share, _largest_level(a, share, epsilon, spare=1e-12 * (1 + epsilon)))
         for a, share in zip(orders, shares, strict=True)
     ]
-    return (pure, *renyi)
+    return (pure, *renyi, Filter(FAILURES, None, failures, math.floor(Fraction(failures) * UNIT)))
 
 
 def costs_of(parts: Leaves, filters: Iterable[Filter]) -> Costs:
-    """What a composed event costs under each filter."""
-    return {f.name: _up(pure_total(parts) if f.order is None else _divergence(parts, f.order)) for f in filters}
+    """What a composed event costs under each filter; without a filter for its deltas, one that has any costs
+    infinity.
+    """
+    rest, failing = without_deltas(parts)
+    names = {f.name: f for f in filters}
+    if failing and FAILURES not in names:
+        return dict.fromkeys(names, None)
+    return {name: _up(failing if name == FAILURES else _cost(rest, f)) for name, f in names.items()}
+
+
+def _cost(parts: Leaves, filter_: Filter) -> Fraction | None:
+    return pure_total(parts) if filter_.order is None else _divergence(parts, filter_.order)
 
 
 def _divergence(parts: Leaves, order: float) -> Fraction | None:
@@ -220,8 +244,14 @@ class Cap:
         if sum(Fraction(f.delta) for f in self.filters) > Fraction(self.delta):
             raise VerificationError("The filters of the account share out more than its delta.")
         for f in self.filters:
-            if f.delta <= 0 < (f.order or 0) or f.level > _largest_level(f.order, f.delta, self.epsilon):
+            if f.delta < 0 or f.delta <= 0 < (f.order or 0) or f.level > self._largest(f):
                 raise VerificationError("A filter of the account admits more than its cap.")
+
+    def _largest(self, filter_: Filter) -> int:
+        """The largest level that `filter_` may have under this cap."""
+        if filter_.name == FAILURES:
+            return math.floor(Fraction(filter_.delta) * UNIT)
+        return _largest_level(filter_.order, filter_.delta, self.epsilon)
 
 
 # ---------------------------------------------------------------------------------------------------------------- state
@@ -293,9 +323,9 @@ def costs_from_dict(data: Mapping[str, str]) -> Costs:
 
 
 def fits(cap: Cap, total: Costs) -> bool:
-    """Whether some filter of the account admits this sum of costs."""
-    sums = [(total[f.name], f.level) for f in cap.filters]
-    return any(units is not None and units <= level for units, level in sums)
+    """Whether some filter of the account admits this sum of costs, and the filter of deltas does too."""
+    kept = {f.name: (u := total[f.name]) is not None and u <= f.level for f in cap.filters}
+    return kept.pop(FAILURES, True) and any(kept.values())
 
 
 def admitted(cap: Cap, state: State, spends: Sequence[Spend]) -> tuple[Regime, Costs] | None:
@@ -333,7 +363,9 @@ def bookkeeping(cap: Cap, charges: Sequence[Sequence[Spend]]) -> Bound:
     """
     if len(charges) < 2:
         return accounting.bounds(event_of([s for c in charges for s in c]), cap.delta)[0]
-    parts = leaves(event_of([s for c in charges for s in c]))
+    parts, failing = without_deltas(leaves(event_of([s for c in charges for s in c])))
+    if failing > max((f.delta for f in cap.filters if f.name == FAILURES), default=0.0):
+        return Bound("basic", math.inf, 0.0)
     found = [rdp_bound(parts, f.delta, [f.order]) for f in cap.filters if f.order is not None]
     if cap.delta > 0:
         found.append(rdp_bound(parts, cap.delta * float(MAIN_SHARE)))

@@ -27,7 +27,7 @@ from tabveil.errors import SchemaError
 VERSION = 1
 """Version of the file format, under the key `tabveil_schema`."""
 
-_SKIPPED_WHEN_DEFAULT = {"catch_all", "ordered", "note"}
+_SKIPPED_WHEN_DEFAULT = {"learn", "catch_all", "ordered", "note"}
 
 HEADER = """\
 # What is publicly known of one table. tabveil learns its columns, bounds and categories from this file, not from rows.
@@ -37,6 +37,7 @@ HEADER = """\
 #         privacy_unit        the identifier column that names a person, with
 #         max_rows_per_unit   how many of a person's rows count at most; without both, one row is protected
 #         target              the column analysts predict
+#         learn_share         share of each fit's budget for what columns with `learn: true` leave out
 #         draft, approved_by, approved_on     a draft is refused by every private fit until a person approves it
 # Column: name, kind, and by kind
 #   categorical  categories (texts); catch_all: what undeclared values become; ordered: true where neighbours are alike
@@ -47,6 +48,8 @@ HEADER = """\
 #   datetime     low, high, resolution: seconds between two values, format
 #   identifier   never learned, made up anew; pattern: text with {n}, such as "P{n:06d}"
 # and for each
+#   learn    true: low, high, decimals or categories that are left out are bought under the budget of each fit; what is
+#            given stays declared. Categories too rare to be learned become catch_all ("__other__" by default)
 #   missing  texts that mean "missing" ("" is an empty cell); [] where a cell is never missing
 #   invalid  clip (to the nearest bound) | missing | refuse (stop before anything is charged)
 #   source   who vouches for bounds or categories: declared (a person) | draft (proposed from rows) | charged (ledger)
@@ -90,7 +93,8 @@ def column_to_dict(column: Column) -> dict[str, Any]:
     fields = [f for f in dataclasses.fields(column) if f.name != "name"]
     for field in sorted(fields, key=lambda f: last.index(f.name) if f.name in last else -1):
         value = getattr(column, field.name)
-        if field.name not in _SKIPPED_WHEN_DEFAULT or value != field.default:
+        left_out = value is None or (field.name in _SKIPPED_WHEN_DEFAULT and value == field.default)
+        if not left_out:
             data[field.name] = _plain(value)
     return data
 
@@ -118,6 +122,11 @@ def column_from_dict(data: Any, *, position: int) -> Column:
         raise SchemaError(f"{where}: 'kind' must be one of {', '.join(KINDS)}{hint or '.'}")
     cls = KINDS[kind]
     _check_fields(cls, data, where=where)
+    empty = [n for n in data if data[n] is None and n != "catch_all"]
+    if empty:
+        raise SchemaError(
+            f"{where} ({kind}): {' and '.join(map(repr, empty))} has no value: give one, or leave it out."
+        )
     return cls(**{k: _typed(cls, k, v) for k, v in data.items() if k != "kind"})
 
 

@@ -196,6 +196,8 @@ def _completed(name: str, fields: Mapping[str, Any], known: Mapping[str, Any]) -
 def _lacking(fields: Mapping[str, Any]) -> list[str]:
     if fields["kind"] is None:
         return ["kind", "and what that kind needs"]
+    if fields.get("learn") is True:
+        return []
     return [f for f in _NEEDED.get(fields["kind"], ()) if f not in fields]
 
 
@@ -212,6 +214,7 @@ def write(columns: Sequence[Column], *, name: str, version: str) -> dict[str, An
     ranges = version == "V2"
     described = {}
     for column in columns:
+        column.require_known()
         sdv, bounds = _sdv(column)
         nullable = {"range_is_nullable": column.nullable}
         described[column.name] = {**sdv, **bounds, **nullable} if ranges else _without_ranges(sdv, column)

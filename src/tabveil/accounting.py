@@ -42,6 +42,7 @@ from tabveil._accounting_curves import (
     rdp_curve,
 )
 from tabveil._accounting_events import (
+    DeltaDpEvent,
     DiscreteGaussianDpEvent,
     DiscreteLaplaceDpEvent,
     DpEvent,
@@ -54,6 +55,7 @@ from tabveil._accounting_events import (
     event_to_dict,
     leaves,
     pure_of,
+    without_deltas,
 )
 from tabveil._amounts import Epsilon, Rho, Sigma, float_down, float_up
 from tabveil.errors import UsageError
@@ -64,6 +66,7 @@ __all__ = [
     "INTERVAL",
     "ORDERS",
     "Bound",
+    "DeltaDpEvent",
     "DiscreteGaussianDpEvent",
     "DiscreteLaplaceDpEvent",
     "DpEvent",
@@ -89,6 +92,7 @@ __all__ = [
     "rho_budget",
     "rho_of",
     "sigma_of",
+    "without_deltas",
     "zcdp",
     "zcdp_epsilon",
 ]
@@ -143,6 +147,10 @@ def bounds(event: DpEvent, delta: float) -> tuple[Bound, ...]:
 def _bounds(parts: Leaves, delta: float) -> tuple[Bound, ...]:
     if any(isinstance(event, NonPrivateDpEvent) for event, _ in parts):
         return (Bound("basic", math.inf, delta),)
+    parts, failing = without_deltas(parts)
+    if failing > delta:
+        return (Bound("basic", math.inf, delta),)
+    delta = float_down(Fraction(delta) - failing)
     if not parts:
         return (Bound("basic", 0.0, delta),)
     pure = pure_total(parts)
@@ -159,7 +167,8 @@ def _bounds(parts: Leaves, delta: float) -> tuple[Bound, ...]:
 def epsilon(event: DpEvent, delta: float) -> float:
     """The smallest valid bound on epsilon of `event` at `delta`; inf where nothing is promised.
 
-    With delta 0 it is the sum of pure epsilons, inf where an event (any Gaussian) has none.
+    With delta 0 it is the sum of pure epsilons, inf where an event (any Gaussian) has none. Deltas of DeltaDpEvents are
+    taken off `delta` first; inf where they exceed it.
 
     Raises:
       UsageError: as for `bounds`.
@@ -189,10 +198,12 @@ def rdp_epsilon(
     """
     if check_delta(delta) == 0 or any(a <= 1 for a in orders or ()):
         raise UsageError("A Rényi bound needs a delta above 0 and orders above 1.")
-    curve = rdp_curve(leaves(event), orders or ORDERS)
+    parts, failing = without_deltas(leaves(event))
+    curve = rdp_curve(parts, orders or ORDERS)
     if curve is None:
         raise UsageError("Some of these events have no Rényi curve.")
-    return convert(orders or ORDERS, curve, delta, conversion)[0]
+    left = float_down(Fraction(delta) - failing)
+    return convert(orders or ORDERS, curve, left, conversion)[0] if left > 0 else math.inf
 
 
 # -------------------------------------------------------------------------------------------------------------- zCDP
@@ -306,7 +317,10 @@ def calibrate(make_event: Callable[[float], DpEvent], epsilon: float, delta: flo
 
 def _cheap(event: DpEvent, delta: float) -> float:
     """A valid bound that needs no privacy loss distribution, unless there is no other."""
-    parts = leaves(event)
+    parts, failing = without_deltas(leaves(event))
+    delta = float_down(Fraction(delta) - failing)
+    if delta < 0:
+        return math.inf
     pure = pure_total(parts)
     basic = math.inf if pure is None else float_up(pure)
     if delta == 0:

@@ -26,16 +26,17 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent
+from tabveil import accounting, learning
+from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent, Spend
 from tabveil.columns import Boolean, Categorical, Column, Date, Datetime, Decimal, Identifier, Integer
 from tabveil.constraints import FixedCombinations, Implied, Inequality, Sum
-from tabveil.encoding import Axis, conform
+from tabveil.encoding import Axis, conform, size
 from tabveil.enforcing import violations
 from tabveil.errors import BudgetExceededError, TabveilError, UsageError
 from tabveil.generators import generators
 from tabveil.generators.base import Generator, create, load
 from tabveil.ledger import Ledger
-from tabveil.mechanisms import Contest, PrivateRows
+from tabveil.mechanisms import Contest, PrivateRows, Question
 from tabveil.schema import Schema
 from tabveil.tables import Table, open_table
 
@@ -77,6 +78,21 @@ def mixed_schema(**overrides: Any) -> Schema:
         Datetime(name="seen", low=dt.datetime(2020, 1, 1), high=dt.datetime(2020, 12, 31), resolution=3600),
     )
     return Schema(columns=columns, **overrides)
+
+
+def learned_schema() -> Schema:
+    """`mixed_schema` with everything left out that a fit can learn under its budget."""
+    left_out = (
+        Categorical(name="colour, of 🎈", learn=True),
+        Categorical(name="grade", learn=True, missing=("",), invalid="missing"),
+        Integer(name="small", learn=True),
+        Integer(name="wide", learn=True),
+        Decimal(name="price", learn=True, low=0.0),
+        Date(name="born", learn=True),
+        Datetime(name="seen", learn=True, resolution=3600),
+    )
+    learned = {c.name: c for c in left_out}
+    return Schema(columns=tuple(learned.get(c.name, c) for c in mixed_schema().columns))
 
 
 def mixed_table(rows: int, seed: int = 0) -> pd.DataFrame:
@@ -428,6 +444,16 @@ class _Deaf(PrivateRows):
         self._take(label, ExponentialMechanismDpEvent)
         return allowed[int(self._answers.integers(len(allowed)))]
 
+    def survey(self, questions: Sequence[Question]) -> list[NDArray[np.int64]]:
+        for question in questions:
+            self._take(question.label, DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent)
+        return [self._answers.geometric(0.0005, q.bins) for q in questions]
+
+    def categories(self, columns: Sequence[Categorical], *, labels: Sequence[str]) -> list[tuple[str, ...]]:
+        for label in labels:
+            self._take_selection(label)
+        return [("one", "two") for _ in columns]
+
 
 def check_learns_from_charged_answers_only(name: str) -> None:
     """Whatever two tables hold, the same charged answers make the same model: nothing else is read from them.
@@ -436,21 +462,23 @@ def check_learns_from_charged_answers_only(name: str) -> None:
     """
     lone = mixed_table(7, seed=1).astype({"small": object, "colour, of 🎈": object})
     lone.loc[0, ["small", "colour, of 🎈"]] = [10**9, SENTINEL]
-    first, second = (_deafly(name, frame) for frame in (mixed_table(150), lone))
-    kept, other = first._state(), second._state()
-    same = kept[0].keys() == other[0].keys() and all(np.array_equal(a, other[0][k]) for k, a in kept[0].items())
-    _require(same and kept[1] == other[1], "the fit learned from rows what it was not charged for")
-    _require(first._default_rows() == second._default_rows(), "the row count is not from a charged answer")
+    for schema in (mixed_schema(), learned_schema()):
+        first, second = (_deafly(name, frame, schema) for frame in (mixed_table(150), lone))
+        kept, other = first._state(), second._state()
+        same = kept[0].keys() == other[0].keys() and all(np.array_equal(a, other[0][k]) for k, a in kept[0].items())
+        same = same and first.schema == second.schema
+        _require(same and kept[1] == other[1], "the fit learned from rows what it was not charged for")
+        _require(first._default_rows() == second._default_rows(), "the row count is not from a charged answer")
 
 
-def _deafly(name: str, frame: pd.DataFrame) -> Generator:
+def _deafly(name: str, frame: pd.DataFrame, schema: Schema) -> Generator:
     made = create(name, epsilon=1.0, delta=1e-6, random_state=1)
-    plan = made.plan(mixed_schema())
+    plan = made.plan(schema)
     receipt = account(1.0, 1e-6).charge("conformance", plan.spends, label="deaf fit")
-    rows = _Deaf(open_table(frame), mixed_schema(), receipt)
+    rows = _Deaf(open_table(frame), schema, receipt)
     rows._answers = np.random.default_rng(0)
-    made._schema = mixed_schema()
-    made._learn(rows, plan)
+    made._schema = learning.resolve(schema, rows, plan.spends)
+    made._learn(rows.under(made._schema), plan)
     return made
 
 
@@ -537,12 +565,17 @@ def check_tiny_epsilon_says_nothing(name: str) -> None:
     """At epsilon = 1e-6 the output says nothing about which of two very different tables went in.
 
     The tables have 200 and 90 rows and share none, so by group privacy no test tells them apart with an advantage above
-    290 * 1e-6. For every column and for the row count, FITS fits of one are ranked against FITS fits of the other (Mann
+    290 * 1e-6. For every column, for the row count and for every bound, category
+    and digit that is learned, FITS fits of one are ranked against FITS fits of the other (Mann
     & Whitney 1947, exact, ties broken by chance) at level ALPHA over all statistics together.
     """
     low, high = _opposites()
     seen = [[_statistics(name, table) for _ in range(FITS)] for table in (low, high)]
-    first, second = (np.array(s) for s in seen)
+    _require_alike(np.array(seen[0]), np.array(seen[1]))
+
+
+def _require_alike(first: NDArray[np.float64], second: NDArray[np.float64]) -> None:
+    """Statistics, shape (FITS, statistics), that do not tell which of two tables they come from."""
     chance = np.random.default_rng()
     for i in range(first.shape[1]):
         both = np.append(first[:, i], second[:, i])
@@ -557,6 +590,8 @@ OPPOSITE = Schema(
         Categorical(name="kind", categories=("a", "b", "c"), missing=("",), invalid="missing"),
         Boolean(name="flag"),
         Integer(name="count", low=0, high=50_000),
+        Categorical(name="learned kind", learn=True),
+        Decimal(name="learned amount", learn=True),
     )
 )
 
@@ -564,14 +599,84 @@ OPPOSITE = Schema(
 def _opposites() -> tuple[pd.DataFrame, pd.DataFrame]:
     low = pd.DataFrame({"kind": ["a"] * 200, "flag": [False] * 200, "count": [0] * 200})
     high = pd.DataFrame({"kind": [None] * 90, "flag": [True] * 90, "count": [49_999] * 90})
-    return low, high
+    low = low.assign(**{"learned kind": "one", "learned amount": 0.25})
+    several, large = [f"text {i % 3}" for i in range(90)], [None] * 45 + [-4e6] * 45
+    return low, high.assign(**{"learned kind": several, "learned amount": large})
 
 
 def _statistics(name: str, table: pd.DataFrame) -> list[float]:
+    """What the output shows: shares, means, the row count, and of what was learned bounds, decimals, categories,
+    missing.
+    """
     made = fitted(name, table, OPPOSITE, epsilon=1e-6, delta=1e-9)
-    sample = made.sample(500)
-    parts = [float((sample["kind"] == "a").mean()), float(sample["kind"].isna().mean())]
-    return [*parts, float(sample["flag"].mean()), float(sample["count"].mean()), float(made._default_rows())]
+    sample, kind, amount = made.sample(500), made.schema["learned kind"], made.schema["learned amount"]
+    parts = [float((sample["kind"] == "a").mean()), float(sample["flag"].mean()), float(made._default_rows())]
+    parts += [float(sample[c].mean()) for c in ("count", "learned amount")]
+    parts += [float(sample[c].isna().mean()) for c in ("kind", "learned kind", "learned amount")]
+    return [*parts, float(size(kind)), *(float(getattr(amount, f)) for f in amount.learnable)]
+
+
+# ------------------------------------------------------------------------------- bounds and categories left to a fit
+def check_learning_is_in_the_price(name: str) -> None:
+    """What a schema leaves to be learned is in the plan, under the same epsilon, and paid before a row is read."""
+    for epsilon, delta in ((0.1, 1e-9), (10.0, 1e-5)):
+        made = create(name, epsilon=epsilon, delta=delta)
+        plan = made.plan(learned_schema())
+        missing = set(learning.labels(learned_schema())) - {s.label for s in plan.spends}
+        _require(not missing, "the plan leaves out what is to be learned")
+        _require(plan.cost <= epsilon, f"with learning the plan costs more than epsilon {epsilon:g} at delta {delta:g}")
+        ledger = account(epsilon, delta)
+        spy = SpyTable(mixed_table(30), ledger, "conformance")
+        made.fit(spy, learned_schema(), ledger=ledger, dataset="conformance")
+        _require(min(spy.spent_when_read) > 0, "rows were read before the price was committed")
+        spends = [Spend.from_dict(e) for e in made.statement.events]
+        recomputed = accounting.epsilon(accounting.event_of(spends), delta)
+        _require(recomputed == made.statement.epsilon <= epsilon, "the statement's events cost another epsilon")
+
+
+def check_learning_needs_a_delta(name: str) -> None:
+    """Without delta categories cannot be learned, and numbers can."""
+    numbers_only = Schema(columns=(Integer(name="small", learn=True), Decimal(name="price", learn=True)))
+    made = fitted(name, mixed_table(60)[["small", "price"]], numbers_only, delta=0.0)
+    _require_schema(made.sample(20), made.schema, 20)
+    try:
+        create(name, epsilon=1.0, delta=0.0).plan(learned_schema())
+    except UsageError:
+        return
+    raise ConformanceError("categories were to be learned with delta 0")
+
+
+def check_obeys_learned_schema(name: str) -> None:
+    """Samples obey the schema that the fit has completed, to the letter, whatever rows went in; saved, it stays so."""
+    tables = {f"{rows} rows": mixed_table(rows) for rows in (0, 1, 5, ROWS)}
+    tables["all missing"] = mixed_table(40).assign(**{c.name: None for c in learned_schema().unresolved})
+    for what, frame in tables.items():
+        made = fitted(name, frame, learned_schema())
+        _require(not made.schema.unresolved, f"{what}: something was left unlearned")
+        bought = [c.name for c in made.schema.columns if c.source == "charged"]
+        _require(len(bought) == len(learned_schema().unresolved), f"{what}: learned columns do not say that they are")
+        _require(made.schema["price"].low == 0.0, f"{what}: a declared bound was replaced")  # type: ignore[attr-defined]
+        _require_schema(made.sample(50, random_state=2), made.schema, 50)
+    with tempfile.TemporaryDirectory() as folder:
+        made.save(folder)
+        again = load(folder)
+    _require(again.schema == made.schema, "the learned schema changed on the way through a file")
+    pd.testing.assert_frame_equal(made.sample(50, random_state=2), again.sample(50, random_state=2))
+
+
+def check_rare_values_are_not_learned(name: str) -> None:
+    """A category, a bound and digits that one row holds are in no schema, sample, statement or file."""
+    frame = mixed_table(400).astype({"colour, of 🎈": object, "small": object})
+    frame.loc[5, "colour, of 🎈"] = SENTINEL
+    frame.loc[6, "small"] = SENTINEL_NUMBER
+    frame.loc[7, "price"] = 0.123456
+    made = fitted(name, frame, learned_schema(), epsilon=20.0)
+    colours, small, price = (made.schema[c] for c in ("colour, of 🎈", "small", "price"))
+    _require({"red", "green", "blue"} <= set(colours.labels), "a frequent category was not learned")  # type: ignore[attr-defined]
+    _require(0 <= small.low <= small.high <= 60, "a bound is one row's, or wide of the mark")  # type: ignore[attr-defined]
+    _require(price.decimals == 2, "decimals are one row's, or wrong")  # type: ignore[attr-defined]
+    words = [made.sample(3_000).to_csv(), made.statement.to_json(), repr(made.schema.columns), *_files(made)]
+    _require(all(SENTINEL not in w and str(SENTINEL_NUMBER) not in w for w in words), "a rare value left the table")
 
 
 GENERATOR_CHECKS: tuple[Callable[[str], None], ...] = (
@@ -592,6 +697,10 @@ GENERATOR_CHECKS: tuple[Callable[[str], None], ...] = (
     check_holds_no_row,
     check_sentinel_is_nowhere,
     check_not_private_is_said,
+    check_learning_is_in_the_price,
+    check_learning_needs_a_delta,
+    check_obeys_learned_schema,
+    check_rare_values_are_not_learned,
     check_tiny_epsilon_says_nothing,
 )
 """Every check a generator must pass, cheapest first."""

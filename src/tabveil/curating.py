@@ -9,8 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
 from tabveil.accounting import DpEvent, Spend
-from tabveil.encoding import encode, size
+from tabveil.columns import Categorical, Column
+from tabveil.encoding import encode, given, refusal, size
 from tabveil.errors import DataError, UnchargedError
 from tabveil.generators.base import Progress
 from tabveil.ledger import Ledger, Receipt, Reservation
@@ -39,8 +44,7 @@ def check_values(table: Any, schema: Schema, *, progress: Progress | None = None
     for chunk in source.compact(list(filled)):
         rows += len(chunk)
         for column in schema.learned:
-            codes = encode(column, chunk[column.name])
-            filled[column.name] |= bool((codes != size(column)).any())
+            filled[column.name] |= bool(_there(column, chunk[column.name]).any())
         if unit:
             filled[unit] |= bool((chunk[unit].astype("string").fillna("") != "").any())
     if progress is not None:
@@ -53,6 +57,19 @@ def check_values(table: Any, schema: Schema, *, progress: Progress | None = None
             f"Column {empty[0]!r} is missing in every row: leave it out of the table and its schema, or check which "
             "texts the schema calls missing."
         )
+
+
+def _there(column: Column, values: pd.Series) -> NDArray[np.bool_]:
+    """Which cells are not missing; raises DataError for one that the column refuses.
+
+    Of a column that is still to be learned, only what no bound or category decides can be checked: is a cell readable?
+    """
+    if not column.unknown:
+        return np.asarray(encode(column, values) != size(column))
+    found = given(column, values)
+    if not column.nullable and not isinstance(column, Categorical) and not found.all():
+        raise DataError(refusal(column))
+    return found
 
 
 class Payer(Ledger):

@@ -30,6 +30,13 @@ from tabveil.mechanisms import PrivateRows
 BRANCHES = 16
 """Pieces one level cuts a piece into: five levels reach every value of a million-value column."""
 
+LEARNED_LEVELS = 5
+"""Histograms that refine a column whose bounds or decimals are bought: their number is settled before its values are
+known."""
+
+MOST_BRANCHES = 256
+"""Most pieces that one level cuts a piece into."""
+
 FLAT = 32
 """Columns with at most this many values are counted value by value in one level."""
 
@@ -55,11 +62,24 @@ PAIR_NOISE = 3.0
 
 
 def levels(column: Column) -> int:
-    """How many histograms refining `column` takes: 0 for listed values, else until the pieces are single values."""
+    """How many histograms refining `column` takes: 0 for listed values, else until the pieces are single values.
+
+    It is the same before and after bounds and decimals are learned: LEARNED_LEVELS, whatever they turn out to be.
+    """
     if isinstance(column, Discrete):
         return 0
+    if column.unknown or column.source == "charged":
+        return LEARNED_LEVELS
     values = size(column)
     return 1 if values <= FLAT else math.ceil(math.log(values) / math.log(BRANCHES) - 1e-9)
+
+
+def branches(column: Grid) -> int:
+    """Pieces one level cuts a piece into, so that `levels` of them end at single values: BRANCHES, more where a learned
+    column turned out to have more values than that reaches, at most MOST_BRANCHES.
+    """
+    needed = math.ceil(math.exp(math.log(column.units) / levels(column)) - 1e-9)
+    return min(max(BRANCHES, needed), MOST_BRANCHES)
 
 
 def level_label(column: Column, level: int) -> str:
@@ -128,7 +148,7 @@ def refine_all(columns: Sequence[Grid], rows: PrivateRows, *, sigma: float) -> l
 
 
 def _first(column: Grid) -> _Level:
-    edges = _split(0, column.units, FLAT if levels(column) == 1 else BRANCHES)
+    edges = evenly(0, column.units, FLAT if column.units <= FLAT else branches(column))
     leaves = len(edges) - 1
     cell = np.arange(leaves + column.nullable)
     return _Level(Axis(column, edges, cell, np.ones(len(cell))))
@@ -159,7 +179,7 @@ def _cleared(counts: Floats, sigma: float) -> Floats:
     return np.where(out, counts, 0.0) if out.any() else counts
 
 
-def _split(low: int, high: int, branches: int) -> NDArray[np.int64]:
+def evenly(low: int, high: int, branches: int) -> NDArray[np.int64]:
     """Edges of at most `branches` nearly equal pieces of the codes low to high - 1, in exact integer arithmetic."""
     width, steps = high - low, min(branches, high - low)
     return np.array([low + width * i // steps for i in range(steps + 1)], dtype=np.int64)
@@ -168,7 +188,7 @@ def _split(low: int, high: int, branches: int) -> NDArray[np.int64]:
 def _cut(column: Grid, pieces: Pieces, heavy: NDArray[np.bool_]) -> _Level:
     """The next histogram: the parts of the heavy pieces."""
     parts = [
-        _split(int(low), int(high), BRANCHES) if cut else np.array([low, high])
+        evenly(int(low), int(high), branches(column)) if cut else np.array([low, high])
         for low, high, cut in zip(pieces.edges[:-1], pieces.edges[1:], heavy, strict=True)
     ]
     widths = np.array([len(p) - 1 for p in parts])
@@ -247,7 +267,10 @@ def without_rare(axis: Axis, counts: Floats, threshold: float) -> tuple[Axis, ND
     and the new cell of each old one.
 
     Cells joined are drawn back by their noisy counts (McKenna, Miklau, Sheldon 2021, "Winning the NIST contest", 3.3,
-    draws them back evenly). The missing cell joins only other listed values.
+    draws them back evenly). The missing cell joins only other listed values. Of a learned column, where nobody has
+    said that cells may be missing or that its categories are not all there are, a missing cell or catch-all below
+    `threshold` counts as
+    empty: it joins the largest cell and is never drawn.
     """
     if isinstance(axis.column, Categorical) and not axis.column.ordered:
         groups = _rare_together(counts, threshold)
@@ -255,10 +278,29 @@ def without_rare(axis: Axis, counts: Floats, threshold: float) -> tuple[Axis, ND
         groups = np.arange(axis.size)
     else:
         groups = _rare_with_neighbour(counts, threshold, fixed=1 if axis.column.nullable else 0)
+    empty = _unseen(axis, counts, threshold)
+    groups = _into_largest(groups, counts, empty)
     joined = axis.merged(groups)
-    if isinstance(axis.column, Discrete):
-        joined = Axis(axis.column, joined.edges, joined.cell, np.maximum(counts[axis.cell], 0.0))
-    return joined, groups
+    weight = np.maximum(counts[axis.cell], 0.0) if isinstance(axis.column, Discrete) else joined.weight
+    return Axis(axis.column, joined.edges, joined.cell, np.where(empty[axis.cell], 0.0, weight)), groups
+
+
+def _unseen(axis: Axis, counts: Floats, threshold: float) -> NDArray[np.bool_]:
+    """Cells of a learned column that mean missing or anything else, and do not stand out."""
+    column, unseen = axis.column, np.zeros(len(counts), dtype=bool)
+    if column.source == "charged":
+        other = isinstance(column, Categorical) and column.catch_all is not None
+        unseen[len(unseen) - other - column.nullable :] = True
+    unseen &= counts < threshold
+    return unseen if not unseen.all() else np.zeros_like(unseen)
+
+
+def _into_largest(groups: NDArray[np.int64], counts: Floats, empty: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """`groups` with the empty cells in the group of the largest other cell, numbered without gaps."""
+    if not empty.any():
+        return groups
+    home = groups[int(np.where(empty, -np.inf, counts).argmax())]
+    return np.unique(np.where(empty, home, groups), return_inverse=True)[1].astype(np.int64)
 
 
 def _rare_together(counts: Floats, threshold: float) -> NDArray[np.int64]:

@@ -102,6 +102,7 @@ def parse(column: Column, values: pd.Series) -> tuple[Codes, NDArray[np.bool_]]:
 
     A number outside its bounds counts as invalid unless the column says `clip`.
     """
+    column.require_known()
     if isinstance(values.dtype, pd.CategoricalDtype):
         return _parse_listed(column, values)
     null = _missing(column, values)
@@ -250,6 +251,84 @@ def _by_type(values: pd.Series, of_texts: Callable[[pd.Series], Floats], of_othe
     other = ~text & ~missing
     found[other] = [of_other(v) for v in cells[other]]
     return found
+
+
+ORIGIN = dt.datetime(2000, 1, 1)
+"""Where the public grid of dates begins on which bounds are learned; that of numbers begins at 0."""
+
+FARTHEST = 2**52 - 1
+"""The farthest step from the origin on that grid: two bounds are at most 2^53 steps apart."""
+
+
+def given(column: Column, values: pd.Series) -> NDArray[np.bool_]:
+    """Which of `values`, shape (rows,), a column that is still to be learned can read: text, a number or a date."""
+    null = _missing(column, values)
+    if isinstance(column, Integer | Decimal):
+        return ~null & ~np.isnan(_numbers(values))
+    if isinstance(column, Date | Datetime):
+        return ~null & ~np.isnan(_seconds(values, column.format))
+    return ~null
+
+
+def digits_needed(column: Decimal, values: pd.Series, most: int) -> Codes:
+    """The fewest digits after the point that write each value, from 0 to `most`, shape (rows,); -1 where there is
+    none.
+    """
+    found = np.where(given(column, values), _numbers(values), np.nan)
+    found = np.where(np.isfinite(found), found, np.nan)
+    needed = np.full(len(found), most, dtype=np.int64)
+    for digits in range(most - 1, -1, -1):
+        scaled = found * 10**digits
+        needed[np.abs(scaled - np.round(scaled)) <= 1e-9 + 4 * np.spacing(np.abs(scaled))] = digits
+    needed[np.isnan(found)] = -1
+    return needed
+
+
+def positions(column: Grid, values: pd.Series) -> Floats:
+    """Steps of `values` from the public origin, shape (rows,), NaN where there is no value; `decimals` must be known.
+
+    Privacy: row by row, from public definitions: no other row moves a position.
+    """
+    if isinstance(column, Integer | Decimal):
+        steps = np.round(_numbers(values) * (10**column.decimals if isinstance(column, Decimal) else 1))
+    else:
+        origin, step = _origin(column)
+        steps = np.floor((_seconds(values, column.format) - origin) / step)  # type: ignore[attr-defined]
+    return np.where(given(column, values), np.clip(steps, -FARTHEST, FARTHEST), np.nan)
+
+
+def position(column: Grid, bound: Any) -> int:
+    """Steps of one bound from the public origin."""
+    if isinstance(column, Integer | Decimal):
+        return round(bound * 10**column.decimals) if isinstance(column, Decimal) else int(bound)
+    origin, step = _origin(column)
+    return (_stamp(bound) - origin) // step
+
+
+def bound_at(column: Grid, step: int) -> Any:
+    """The bound that lies `step` steps from the public origin: undoes `position`."""
+    if isinstance(column, Integer):
+        return step
+    if isinstance(column, Decimal):
+        return round(step / 10**column.decimals, column.decimals)
+    origin, seconds = _origin(column)
+    moment = dt.datetime(1970, 1, 1) + dt.timedelta(seconds=origin + step * seconds)
+    return moment if isinstance(column, Datetime) else moment.date()
+
+
+def _origin(column: Grid) -> tuple[int, int]:
+    """Seconds from 1970 to the origin of a date column's grid, and seconds of a step; a declared low bound is a
+    step.
+    """
+    if isinstance(column, Datetime):
+        return _stamp(ORIGIN if column.low is None else column.low), column.resolution
+    return _stamp(ORIGIN), 86_400
+
+
+def texts_to_learn(column: Categorical, values: pd.Series) -> pd.Series:
+    """The values, as text, that may become categories: those that are neither missing nor the catch-all."""
+    texts = texts_of(values[given(column, values)])
+    return texts[texts != column.catch_all]
 
 
 def _to_grid(column: Grid, steps: Floats) -> Codes:

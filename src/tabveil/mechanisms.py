@@ -10,16 +10,18 @@ bounded memory. `tabulate` counts many marginals in one pass.
 Privacy: neighbouring tables differ in one unit, which holds at most k = schema.contributions rows after bounding. A
 histogram puts each row into at most one cell, so one unit moves it by at most k in L2 norm (all its rows in one
 cell is the worst case) and noise of standard deviation sigma costs rho = k^2 / (2 sigma^2) (Canonne, Kamath,
-Steinke 2020, Theorem 14). A choice scores candidates by L1 distances that one unit moves by at most k each. Counts
-are unbiased and are not clipped (trap A18).
+Steinke 2020, Theorem 14). Categories are counted with such noise where they occur and released above a threshold that
+no category of one unit alone passes but with the probability delta that is charged beside the noise. A choice scores
+candidates by L1 distances that one unit moves by at most k each. Counts are unbiased and are not clipped (trap A18).
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -27,18 +29,24 @@ from typing import Any
 import numpy as np
 import opendp.prelude as dp
 import pandas as pd
-from dp_accounting import DpEvent, NonPrivateDpEvent
+from dp_accounting import ComposedDpEvent, DpEvent, NonPrivateDpEvent
 from numpy.typing import NDArray
+from scipy import special
 
 from tabveil._counting import Cells, Cutter, Marginal, Tally
-from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent
-from tabveil.columns import Column
-from tabveil.encoding import Axis, Codes, Floats, encode, numbered, size, texts_of
+from tabveil.accounting import (
+    DeltaDpEvent,
+    DiscreteGaussianDpEvent,
+    DiscreteLaplaceDpEvent,
+    ExponentialMechanismDpEvent,
+)
+from tabveil.columns import Categorical, Column, writable
+from tabveil.encoding import Axis, Codes, Floats, encode, numbered, size, texts_of, texts_to_learn
 from tabveil.errors import DataError, UnchargedError
 from tabveil.ledger import Receipt
-from tabveil.samplers import MAX_SIGMA, MIN_SIGMA, Words, discrete_gaussian, system_bits
+from tabveil.samplers import MAX_SIGMA, MIN_SIGMA, Words, discrete_gaussian, representable, system_bits
 from tabveil.schema import Schema
-from tabveil.tables import Table
+from tabveil.tables import Table, open_table
 
 dp.enable_features("contrib")
 
@@ -193,6 +201,23 @@ class Contest:
         return np.array([int(s) * int(w) // _WEIGHTS for s, w in zip(scores, whole, strict=True)], dtype=np.int64)
 
 
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A histogram of one column's raw values over public bins.
+
+    Attributes:
+      column: the column's name.
+      bins: how many bins.
+      bin_of: the bin of each value, shape (rows,), -1 for none; looks at each value by itself.
+      label: what was charged.
+    """
+
+    column: str
+    bins: int
+    bin_of: Callable[[pd.Series], Codes]
+    label: str
+
+
 class PrivateRows:
     """Private rows behind a receipt.
 
@@ -211,6 +236,7 @@ class PrivateRows:
         self._cells: dict[int, tuple[Axis, Cells]] = {}
         self._known: Counted = {}
         self._scores: dict[int, tuple[Contest, NDArray[np.int64]]] = {}
+        self._kept: NDArray[np.bool_] | None = None
 
     def __repr__(self) -> str:
         return f"PrivateRows({self._schema.name!r})"
@@ -333,7 +359,7 @@ class PrivateRows:
 
     def _stream(self, cutters: Sequence[Cutter], *, hold: bool) -> Iterator[list[Cells]]:
         """`_blocks` read from the source; with `hold` the cells are kept where CELL_MEMORY has room."""
-        source = self._source or _Source(self._table, self._schema)
+        source = self._source or _Source(self._table, self._schema, self._kept)
         self._source = source
         blocks = source.blocks(cutters)
         room = CELL_MEMORY - sum(cells.nbytes for _, cells in self._cells.values())
@@ -351,7 +377,7 @@ class PrivateRows:
         """Codes of every modelled column in memory, None where the table is too large for that."""
         if self._codes is None and self._source is None:
             self._codes = self._load()
-            self._source = _Source(self._table, self._schema) if self._codes is None else None
+            self._source = _Source(self._table, self._schema, self._kept) if self._codes is None else None
         return self._codes
 
     def _load(self) -> dict[str, Codes] | None:
@@ -375,9 +401,169 @@ class PrivateRows:
                 return None
         codes = {c.name: np.concatenate(parts.pop(c.name)) for c in modelled}
         if unit and units:
-            kept = bounded_contributions(np.concatenate(units), self._schema.contributions)
+            kept = self._kept
+            if kept is None:
+                kept = self._kept = _bounded(np.concatenate(units), self._schema.contributions)
+            if len(kept) != sum(map(len, units)):
+                raise DataError(_CHANGED)
             codes = {name: c[kept] for name, c in codes.items()}
         return codes
+
+    # ------------------------------------------------------------------- before bounds and categories are known
+
+    def survey(self, questions: Sequence[Question]) -> list[NDArray[np.int64]]:
+        """Noisy counts of raw values over public bins, in one pass over the table; whole numbers, negative ones
+        included.
+
+        Raises:
+          UnchargedError: the receipt does not cover a label.
+
+        Privacy: each question is one histogram, sensitivity k in L2 (and L1), noise as charged.
+        """
+        events = [self._take(q.label, DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent) for q in questions]
+        exact = [np.zeros(q.bins, dtype=np.int64) for q in questions]
+        for chunk in self._raw([q.column for q in questions]):
+            for question, counts in zip(questions, exact, strict=True):
+                bins = question.bin_of(chunk[question.column])
+                counts += np.bincount(bins[bins >= 0], minlength=question.bins)
+        return [counts + _noise_like(counts, event) for counts, event in zip(exact, events, strict=True)]
+
+    def categories(self, columns: Sequence[Categorical], *, labels: Sequence[str]) -> list[tuple[str, ...]]:
+        """The texts of each column whose noisy count reaches its threshold, sorted; in one pass over the table.
+
+        Raises:
+          UnchargedError: the receipt does not cover a label with noise and a delta.
+
+        Privacy: partition selection (`selected`): one unit moves the counts by at most k in L2 norm, over at most k
+          texts.
+        """
+        events = [self._take_selection(label) for label in labels]
+        counts = [pd.Series(dtype=np.int64) for _ in columns]
+        for chunk in self._raw([c.name for c in columns]):
+            for i, column in enumerate(columns):
+                seen = texts_to_learn(column, chunk[column.name]).value_counts()
+                counts[i] = counts[i].add(seen, fill_value=0).astype(np.int64)
+        return [selected(c, event) for c, event in zip(counts, events, strict=True)]
+
+    def under(self, schema: Schema) -> PrivateRows:
+        """The same rows, the same ones of each unit, under the schema that was learned from them."""
+        rows = copy.copy(self)
+        rows._schema = schema
+        return rows
+
+    def _take_selection(self, label: str) -> tuple[DiscreteGaussianDpEvent, DeltaDpEvent] | None:
+        """The noise and the delta charged for one selection of categories; None where nothing is private."""
+        event = self._take(label, ComposedDpEvent)
+        if isinstance(event, NonPrivateDpEvent):
+            return None
+        parts = tuple(event.events)
+        if [type(e) for e in parts] != [DiscreteGaussianDpEvent, DeltaDpEvent]:
+            raise UnchargedError(f"{label!r} was not charged as noise and the delta of a threshold.")
+        if parts[0].sensitivity < self._schema.contributions:
+            raise UnchargedError(f"{label!r} was charged for fewer rows per unit than the schema allows.")
+        return parts[0], parts[1]
+
+    def _raw(self, names: Sequence[str]) -> Iterator[pd.DataFrame]:
+        """The kept rows of some columns, chunk by chunk."""
+        kept, start = self._keep(), 0
+        for chunk in self._table.chunks(list(dict.fromkeys(names))):
+            if kept is not None and start + len(chunk) > len(kept):
+                raise DataError(_CHANGED)
+            yield chunk if kept is None else chunk[kept[start : start + len(chunk)]]
+            start += len(chunk)
+
+    def _keep(self) -> NDArray[np.bool_] | None:
+        """Which rows are kept, chosen once for everything that is asked; None where every row is a unit.
+
+        Rows are known by position, so a source that may give them in another order next time is first read into memory.
+        """
+        unit = self._schema.privacy_unit
+        if unit and self._kept is None:
+            if not self._table.repeatable:
+                names = [*(c.name for c in self._schema.modelled), unit]
+                self._table = open_table(pd.concat(list(self._table.chunks(names)), ignore_index=True))
+            self._kept = _kept_rows(self._table, self._schema)
+        return self._kept
+
+
+def _kept_rows(table: Table, schema: Schema) -> NDArray[np.bool_]:
+    """A choice of at most k rows of every unit, told apart by their texts where these fit into memory."""
+    unit, units, taken = str(schema.privacy_unit), list[NDArray[np.object_]](), 0
+    for chunk in table.compact([unit]):
+        units.append(_units(chunk[unit]))
+        taken += UNIT_BYTES * len(chunk)
+        if taken > MEMORY:
+            return _kept_rows_by_name(table, schema)
+    return _bounded(np.concatenate(units), schema.contributions)
+
+
+def _kept_rows_by_name(table: Table, schema: Schema) -> NDArray[np.bool_]:
+    """`_kept_rows` of more units than fit into memory as texts."""
+    unit, secrets = str(schema.privacy_unit), _secrets()
+    parts: tuple[list[NDArray[np.uint64]], list[NDArray[np.uint64]]] = ([], [])
+    for chunk in table.compact([unit]):
+        for part, names in zip(parts, unit_names(_units(chunk[unit]), secrets), strict=True):
+            part.append(names)
+    return bounded_in_parts(np.concatenate(parts[0]), np.concatenate(parts[1]), schema.contributions)
+
+
+def _bounded(units: NDArray[np.object_], most: int) -> NDArray[np.bool_]:
+    kept = np.zeros(len(units), dtype=bool)
+    kept[bounded_contributions(units, most)] = True
+    return kept
+
+
+def _noise_like(counts: NDArray[np.int64], event: DpEvent) -> NDArray[np.int64]:
+    """The charged noise for each of `counts`; none where nothing is private."""
+    if isinstance(event, DiscreteGaussianDpEvent):
+        return gaussian_noise(len(counts), event)
+    return laplace_noise(len(counts), event) if isinstance(event, DiscreteLaplaceDpEvent) else np.zeros_like(counts)
+
+
+def selected(counts: pd.Series, charged: tuple[DiscreteGaussianDpEvent, DeltaDpEvent] | None) -> tuple[str, ...]:
+    """The texts whose noisy count reaches the threshold, sorted: partition selection (Korolova, Kenthapadi, Mishra,
+    Ntoulas 2009; Desfontaines, Voss, Gipson, Mandayam 2022).
+
+    Args:
+      counts: how many kept rows hold each text that occurs.
+      charged: noise for every count, and the chance that a text of one unit alone is released; None: all are released.
+
+    Privacy: counts of texts that both neighbours hold are a Gaussian mechanism whose output is cut at the threshold. A
+      text that only one of them holds is released with probability at most delta, all such texts together.
+    """
+    texts = sorted(t for t in counts.index if writable(t))
+    if charged is None or not texts:
+        return tuple(texts)
+    gaussian, failure = charged
+    noisy = counts[texts].to_numpy() + gaussian_noise(len(texts), gaussian)
+    least = threshold(gaussian, failure.delta)
+    return tuple(t for t, n in zip(texts, noisy.tolist(), strict=True) if n >= least)
+
+
+def threshold(gaussian: DiscreteGaussianDpEvent, delta: float) -> int:
+    """The least noisy count that is released, rounded up: texts of one unit alone reach it with probability at most
+    delta.
+
+    A unit has at most k rows, so at most k texts of its own, each counted at most k times: k * P(noise >= T - k) must
+    be at most delta. P(X >= m) of the discrete Gaussian is at most P(Y >= m - 1) of the continuous one (Canonne,
+    Kamath, Steinke 2020, Proposition 25).
+    """
+    k, sigma = gaussian.sensitivity, float(gaussian.sigma)
+    if MIN_SIGMA <= sigma <= MAX_SIGMA:
+        sigma = max(sigma, representable(sigma))  # the sampler's own, which is never below
+    quantile = -float(special.ndtri(delta / k * (1 - 1e-9)))
+    return k + 1 + math.ceil(max(quantile, 0.0) * sigma * (1 + 1e-9))
+
+
+def counting_event(amount: float, contributions: int, *, pure: bool) -> DpEvent:
+    """The event of one histogram that costs `amount`: epsilon and discrete Laplace noise where `pure`, else rho and
+    discrete Gaussian noise of a standard deviation that is drawn exactly.
+    """
+    if pure:
+        return DiscreteLaplaceDpEvent(contributions / amount, contributions)
+    sigma = contributions / math.sqrt(2 * amount)
+    drawn_exactly = representable(sigma) if MIN_SIGMA <= sigma <= MAX_SIGMA else sigma
+    return DiscreteGaussianDpEvent(drawn_exactly, contributions)
 
 
 class _Source:
@@ -387,11 +573,14 @@ class _Source:
       kept_rows: how many rows a pass gave, None before the first.
     """
 
-    def __init__(self, table: Table, schema: Schema) -> None:
-        self._table, self._schema = table, schema
+    def __init__(self, table: Table, schema: Schema, kept: NDArray[np.bool_] | None) -> None:
+        """Which rows are kept (`kept`, or chosen now) holds for all passes: bounding anew in each would let one unit
+        move the passes together by more than k rows.
+        """
+        self._table = table
         self._stamp = table.stamp()
         self.kept_rows: int | None = None
-        self._kept = self._chosen() if schema.privacy_unit else None
+        self._kept = _kept_rows_by_name(table, schema) if kept is None and schema.privacy_unit else kept
 
     def blocks(self, cutters: Sequence[Cutter]) -> Iterator[list[Cells]]:
         """Cells of kept rows, one array per cutter, about _BLOCK rows at a time.
@@ -427,19 +616,6 @@ class _Source:
         if self._table.stamp() != self._stamp or (self._table.repeatable and self.kept_rows not in (None, rows)):
             raise DataError(_CHANGED)
         self.kept_rows = rows
-
-    def _chosen(self) -> NDArray[np.bool_]:
-        """Which rows are kept, chosen once for all passes: bounding anew in each would let one unit move the passes
-        together by more than k rows.
-        """
-        unit = str(self._schema.privacy_unit)
-        secrets = _secrets()
-        parts: tuple[list[NDArray[np.uint64]], list[NDArray[np.uint64]]] = ([], [])
-        for chunk in self._table.compact([unit]):
-            for part, names in zip(parts, unit_names(_units(chunk[unit]), secrets), strict=True):
-                part.append(names)
-        high, low = np.concatenate(parts[0]), np.concatenate(parts[1])
-        return bounded_in_parts(high, low, self._schema.contributions)
 
 
 def _stacked(parts: Sequence[list[Cells]]) -> list[Cells]:

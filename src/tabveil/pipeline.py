@@ -36,8 +36,8 @@ from tabveil.ledger import Ledger
 from tabveil.measuring import Facts
 from tabveil.metrics.base import MetricInput
 from tabveil.records import PrivacyStatement, Provenance, Score
-from tabveil.release import FORMAT as RELEASE_FORMAT
 from tabveil.release import (
+    DECLARED_FILE,
     STAMP_FILE,
     Manifest,
     Release,
@@ -52,6 +52,7 @@ from tabveil.release import (
     write_parts,
     write_synthetic,
 )
+from tabveil.release import FORMAT as RELEASE_FORMAT
 from tabveil.report.document import Report
 from tabveil.schema import Schema
 from tabveil.tables import Table, open_table, write_text
@@ -223,13 +224,16 @@ def _written(run: _Run, frame: pd.DataFrame, folder: Path) -> Release:
     statement = run.generator.statement
     account = run.ledger.export(run.dataset) if run.ledger is not None and run.dataset is not None else None
     provenance = _provenance(run, rows=len(frame))
-    write_synthetic(frame, run.schema, folder)
+    schema = run.generator.schema  # with what the fit learned filled in
+    write_synthetic(frame, schema, folder)
     run.tell("writing", 0.6)
-    run.schema.to_yaml(folder / "schema.yaml")
+    schema.to_yaml(folder / "schema.yaml")
+    if run.schema.unresolved:
+        run.schema.to_yaml(folder / DECLARED_FILE)
     write_text(folder / "statement.json", json_text(statement.to_dict()))
     if account is not None:
         write_text(folder / "ledger.json", json_text(account))
-    page = Facts(statement, account, run.schema, provenance).release(frame)
+    page = Facts(statement, account, schema, provenance).release(frame)
     for suffix in ("html", "json", "md"):
         page.save(folder / f"report.{suffix}")
     if statement.stamp:
@@ -240,7 +244,7 @@ def _written(run: _Run, frame: pd.DataFrame, folder: Path) -> Release:
         provenance=replace(provenance, seconds={}).to_dict(),
         epsilon=run.generator.epsilon,
         delta=run.generator.delta,
-        schema=run.schema.digest,
+        schema=schema.digest,
         dataset=None if account is None else run.dataset,
         ledger_head="" if account is None else account["head"],
     )
@@ -271,10 +275,11 @@ def _measured(run: _Run, release: Release) -> Release:
     try:
         with new_folder(run.internal) as folder, run.timed("measuring"):
             synthetic = release.folder / "synthetic.parquet"
-            data = _input((synthetic, run.source, run.holdout), run.schema, run.generator.random_state or 0)
+            data = _input((synthetic, run.source, run.holdout), run.generator.schema, run.generator.random_state or 0)
             scores, findings = measuring.scores(data), measuring.findings(data)
             account = None if run.ledger is None or run.dataset is None else run.ledger.export(run.dataset)
-            page = Facts(release.statement, account, run.schema, release.provenance).internal(data, scores, findings)
+            facts = Facts(release.statement, account, run.generator.schema, release.provenance)
+            page = facts.internal(data, scores, findings)
             for suffix in ("html", "json"):
                 page.save(folder / f"report.{suffix}")
     except BaseException as error:

@@ -36,6 +36,10 @@ MANIFEST = "manifest.json"
 STAMP_FILE = "NOT_PRIVATE.txt"
 """Lies in every folder whose table is not private, so that a listing of it says so."""
 
+DECLARED_FILE = "schema.declared.yaml"
+"""The schema as the user gave it, where the fit learned what it leaves out; schema.yaml is then the one with that
+filled in."""
+
 RESCUED = ".rescued-model"
 """Added to the release's name where a paid model is kept though the release could not be written."""
 

@@ -25,6 +25,10 @@ from tabveil.columns import Column, Date, Datetime, Decimal, Identifier, writabl
 from tabveil.constraints import Constraint, check_constraints, derived
 from tabveil.errors import DataError, SchemaError
 
+LEARN_SHARE = 0.1
+"""Share of a fit's budget for bounds, decimals and categories; chosen by measurement
+(benchmarks/learned_domains.py)."""
+
 
 class _Proposer(Protocol):
     """The signature of `Schema.draft`."""
@@ -65,6 +69,8 @@ class Schema:
       target: the column analysts predict; used by metrics only.
       draft: True where bounds or categories were proposed from rows and nobody has approved them. On the class itself,
         `Schema.draft(table)` makes such a proposal.
+      learn_share: share of the budget of a fit (of rho where delta is above 0, of epsilon where it is 0), above 0 and
+        below 1, that pays for what columns with `learn` leave out; without such a column it means nothing.
       approved_by, approved_on: who approved a draft, and the ISO date.
       constraints: rules between columns that every row is publicly known to obey (`tabveil.constraints`).
 
@@ -79,6 +85,7 @@ class Schema:
     privacy_unit: str | None = None
     max_rows_per_unit: int | None = None
     target: str | None = None
+    learn_share: float = LEARN_SHARE
     draft: _Draft = _Draft()
     approved_by: str | None = None
     approved_on: str | None = None
@@ -102,6 +109,13 @@ class Schema:
         if not isinstance(self.constraints, list | tuple):
             raise SchemaError("The schema's 'constraints' must be a list.")
         object.__setattr__(self, "constraints", tuple(self.constraints))
+        open_ones = {c.name for c in self.columns if c.unknown}
+        for constraint in self.constraints:
+            if isinstance(constraint, Constraint) and open_ones & set(constraint.members):
+                raise constraint.error(
+                    f"{_listed(sorted(open_ones & set(constraint.members)))} must be declared whole, not learned: a "
+                    "rule between columns needs to know what they may hold"
+                )
         check_constraints(self.constraints, self.columns)
 
     def _check_texts(self) -> None:
@@ -119,6 +133,9 @@ class Schema:
             value = getattr(self, field)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise SchemaError(f"The schema's {field!r} must be a whole number, at least 1, or left out.")
+        share = self.learn_share
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+            raise SchemaError("The schema's 'learn_share' must be a number above 0 and below 1.")
         if (self.privacy_unit is None) != (self.max_rows_per_unit is None):
             raise SchemaError("'privacy_unit' and 'max_rows_per_unit' belong together: give both or neither.")
         identifiers = [c.name for c in self.columns if isinstance(c, Identifier)]
@@ -146,7 +163,8 @@ class Schema:
 
     def __repr__(self) -> str:
         state = ", draft" if self.draft else ""
-        return f"Schema(name={self.name!r}, {len(self.columns)} columns{state})"
+        learn = f", {len(self.unresolved)} of them to be learned" if self.unresolved else ""
+        return f"Schema(name={self.name!r}, {len(self.columns)} columns{learn}{state})"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -167,6 +185,11 @@ class Schema:
     def modelled(self) -> tuple[Column, ...]:
         """The columns a fit reads and a model holds: the learned ones, less those that follow from others."""
         return tuple(c for c in self.learned if c.name not in self.derived)
+
+    @property
+    def unresolved(self) -> tuple[Column, ...]:
+        """The columns of which a bound, the decimals or the categories are still to be learned."""
+        return tuple(c for c in self.columns if c.unknown)
 
     @property
     def unit(self) -> str:
@@ -273,7 +296,7 @@ class Schema:
     def text_formats(self) -> dict[str, dict[str, Any]]:
         """Keyword arguments for `tables.write_table`: digits of each decimal column, format of each date column."""
         return {
-            "decimals": {c.name: c.decimals for c in self.columns if isinstance(c, Decimal)},
+            "decimals": {c.name: c.decimals for c in self.columns if isinstance(c, Decimal) and not c.unknown},
             "date_formats": {c.name: c.format for c in self.columns if isinstance(c, Date | Datetime)},
         }
 
@@ -283,6 +306,8 @@ class Schema:
         """The schema as plain JSON values."""
         listed = ("columns", "constraints")
         head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in listed}
+        if not self.unresolved:
+            head.pop("learn_share")
         columns = [_schema_text.column_to_dict(c) for c in self.columns]
         rules = {"constraints": [c.to_dict() for c in self.constraints]} if self.constraints else {}
         return {"tabveil_schema": _schema_text.VERSION, **head, "columns": columns, **rules}

@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from tabveil.errors import DataError, LedgerError, SchemaError, TabveilError, Us
 from tabveil.generators.base import load
 from tabveil.ledger import Ledger
 from tabveil.records import PrivacyStatement, rounded_up
-from tabveil.release import FORMAT, MANIFEST, STAMP_FILE, Manifest, files_of, hash_of
+from tabveil.release import DECLARED_FILE, FORMAT, MANIFEST, STAMP_FILE, Manifest, files_of, hash_of
 from tabveil.report.document import Report
 from tabveil.schema import Schema
 from tabveil.tables import Table, open_table
@@ -89,6 +89,7 @@ def _checked(place: Path) -> list[str]:
         _check_epsilon(manifest, statement),
         _check_stamp(place, manifest),
     ]
+    done += [_check_declared(place, manifest, schema)] if DECLARED_FILE in manifest.files else []
     history = read_ledger(place, manifest)
     if history is not None:
         done.append(_check_account(statement, history))
@@ -188,6 +189,31 @@ def _check_files(folder: Path, manifest: Manifest) -> str:
         if hash_of(folder / name) != manifest.files[name]:
             raise VerificationError(f"{name} was changed: its SHA-256 is not the manifest's.")
     return f"{len(present)} files have the manifest's SHA-256, and there is no other file"
+
+
+def _check_declared(folder: Path, manifest: Manifest, schema: Schema) -> str:
+    """schema.yaml is what the user declared, with what was left to be learned filled in and nothing else changed."""
+    try:
+        declared = Schema.from_yaml(folder / DECLARED_FILE)
+    except SchemaError:
+        raise VerificationError(f"{DECLARED_FILE} is no valid schema.") from None
+    same = {"learn_share", "columns"}
+    heads = [{k: v for k, v in s.to_dict().items() if k not in same} for s in (declared, schema)]
+    pairs = zip(declared.columns, schema.columns, strict=True) if declared.names == schema.names else ()
+    if heads[0] != heads[1] or declared.names != schema.names or not all(_filled_in(d, s) for d, s in pairs):
+        raise VerificationError(f"schema.yaml is not {DECLARED_FILE} with what was learned filled in.")
+    learned = sum(bool(c.unknown) for c in declared.columns)
+    return f"schema.yaml is what was declared, with what was learned of {learned} columns filled in"
+
+
+def _filled_in(declared: Column, whole: Column) -> bool:
+    """Whether `whole` differs from `declared` in what the latter left out, and in saying so, only."""
+    if not declared.unknown:
+        return declared == whole
+    free = {*declared.unknown, "learn", "source", "note"}
+    kept = [f.name for f in fields(declared) if f.name not in free]
+    same = type(declared) is type(whole) and all(getattr(declared, k) == getattr(whole, k) for k in kept)
+    return same and not whole.unknown and whole.source == "charged"
 
 
 def _check_promise(folder: Path, manifest: Manifest, statement: PrivacyStatement) -> str:

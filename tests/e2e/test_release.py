@@ -16,7 +16,7 @@ import pytest
 
 from e2e.conftest import ROWS, SENTINEL, Desk, people
 from tabveil import pipeline
-from tabveil.columns import Categorical
+from tabveil.columns import Categorical, Decimal, Identifier, Integer
 from tabveil.constraints import Implied
 from tabveil.errors import VerificationError
 from tabveil.ledger import Ledger
@@ -422,3 +422,68 @@ def test_a_manifest_of_another_form_never_ends_in_an_internal_error(private: Pat
     manifest = Manifest.from_dict(json.loads((private / MANIFEST).read_text()))
     (private / MANIFEST).write_text(replace(manifest, **{field: value}).sealed().text())
     _fails(private)
+
+
+# ------------------------------------------------------------------------------------------------------ learned domains
+LEFT_OUT = Schema(
+    columns=(
+        Identifier(name="who", pattern="P{n}"),
+        Categorical(name="kind", learn=True),
+        Integer(name="count", learn=True, low=0),
+        Decimal(name="price", learn=True),
+    ),
+    target="kind",
+)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release whose schema left everything it can to be learned."""
+    home = tmp_path_factory.mktemp("learned")
+    ledger = Ledger(home / "ledger.db")
+    ledger.open("things", epsilon=1.0, delta=1e-6)
+    chance = np.random.default_rng(0)
+    frame = pd.DataFrame({"who": [f"w{i}" for i in range(3_000)], "kind": chance.choice(["a", "b"], 3_000)})
+    frame = frame.assign(count=chance.integers(0, 50, 3_000), price=np.round(chance.gamma(2.0, 9.0, 3_000), 2))
+    frame.loc[0, "kind"] = SENTINEL
+    paid = {"ledger": ledger, "dataset": "things", "epsilon": 1.0, "delta": 1e-6}
+    pipeline.synthesize(frame, LEFT_OUT, generator="independent", **paid, out=home / "out", holdout=frame.head(500))
+    return home / "out"
+
+
+def test_a_release_holds_the_learned_schema_and_the_declared_one(learned: Path) -> None:
+    assert files_of(learned) == sorted({*FILES, "schema.declared.yaml"} - {MANIFEST})
+    assert Schema.from_yaml(learned / "schema.declared.yaml") == LEFT_OUT
+    whole = Schema.from_yaml(learned / "schema.yaml")
+    assert [c.source for c in whole.columns] == ["declared", "charged", "charged", "charged"]
+    assert whole["kind"].labels == ("a", "b", "__other__")  # type: ignore[attr-defined]
+    said = verify(learned)
+    assert any("what was learned of 3 columns filled in" in line for line in said)
+    page, statement = (learned / "report.html").read_text(), (learned / "statement.json").read_text()
+    assert "bounds and categories are declared by a person, not learned" not in page
+    assert "learned inside the guarantee: categories of &#39;kind&#39;" in page.replace("&#x27;", "&#39;")
+    assert "learned inside the guarantee: categories of 'kind'" in statement
+    assert all(SENTINEL not in p.read_bytes().decode("latin-1") for p in learned.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("low: 0", "low: 1"),
+        ("learn: true", "learn: true, low: 0"),
+        ("target: kind", "target: null"),
+        ("kind: in", "k: in"),
+    ],
+)
+def test_a_declared_schema_that_was_changed_is_found(learned: Path, tmp_path: Path, old: str, new: str) -> None:
+    folder = Path(shutil.copytree(learned, tmp_path / "changed"))
+    text = (folder / "schema.declared.yaml").read_text()
+    body = text[text.index("\ncolumns:") :] if old != "target: kind" else text
+    changed = (
+        body.replace(old, new, 1) if ", " not in new else body.replace("  learn: true\n", "  learn: true\n  low: 3\n")
+    )
+    assert changed != body
+    (folder / "schema.declared.yaml").write_text(text.replace(body, changed))
+    _reseal(folder)
+    with pytest.raises(VerificationError, match=r"schema\.declared\.yaml"):
+        verify(folder)

@@ -30,6 +30,7 @@ STREAMING = "unit.test_streaming"
 SAMPLERS = "unit.test_samplers"
 ENCODING = "unit.test_encoding"
 DOMAINS = "unit.test_domains"
+LEARNING = "unit.test_learning"
 ACCOUNTING = "unit.test_accounting"
 GENERATORS = "unit.test_generators"
 RELEASE = "statistical.test_release_law"
@@ -91,6 +92,10 @@ _UNCHARGED = Check(MECHANISMS, "test_nothing_is_read_before_the_charge_is_found_
 _ONE_ROW = Check(MECHANISMS, "test_one_row_moves_counts_by_at_most_one_and_scores_by_at_most_one_row")
 _KEPT = Check(MECHANISMS, "test_kept_rows_are_chosen_evenly_and_afresh")
 _CHOICES = Check(MECHANISMS, "test_choices_follow_the_exponential_mechanism")
+_RARE = _conformance("rare_values_are_not_learned")
+_ONE_CATEGORY = Check(LEARNING, "test_a_category_of_one_row_is_released_with_probability_at_most_delta")
+_OWN_CATEGORIES = Check(LEARNING, "test_no_category_of_one_person_is_released_but_with_probability_delta", ((1, 1, 1),))
+_OFTEN = "released too often"
 _LEARNED = "learned from rows what it was not charged for"
 
 _A1 = (
@@ -125,7 +130,7 @@ _A1 = (
             "    found: dict[int, Pieces] = {}",
             "    for i, column in enumerate(columns):\n"
             "        seen = rows._read()[column.name].astype(np.int64)\n"
-            "        edges = _split(int(seen.min()), int(seen.max()) + 1, BRANCHES)\n"
+            "        edges = evenly(int(seen.min()), int(seen.max()) + 1, BRANCHES)\n"
             "        cell = np.arange(len(edges) - 1 + column.nullable)\n"
             "        waiting[i] = _Level(Axis(column, edges, cell, np.ones(len(cell))))\n"
             "    found: dict[int, Pieces] = {}",
@@ -141,7 +146,7 @@ _A1 = (
             "    found: dict[int, Pieces] = {}",
             "    for i, column in enumerate(columns):\n"
             "        seen = rows._read()[column.name].astype(np.int64)\n"
-            "        edges = _split(int(seen.min()), int(seen.max()) + 1, BRANCHES)\n"
+            "        edges = evenly(int(seen.min()), int(seen.max()) + 1, BRANCHES)\n"
             "        cell = np.arange(len(edges) - 1 + column.nullable)\n"
             "        waiting[i] = _Level(Axis(column, edges, cell, np.ones(len(cell))))\n"
             "    found: dict[int, Pieces] = {}",
@@ -161,6 +166,38 @@ _A1 = (
         ),
         _conformance("learns_from_charged_answers_only", "mst"),
         _LEARNED,
+    ),
+    _m(
+        "a1-learned-bounds-from-data",
+        "learned bounds are the least and greatest value present",
+        Edit(
+            "tabveil.learning:_learn_bounds",
+            "    return {c.name: _bounded(c, *ends[c.name]) for c in unknown}",
+            "    seen = {c.name: positions(c, pd.concat(rows._raw([c.name]))[c.name]) for c in unknown}\n"
+            "    spans = {n: (int(np.nanmin(p)), int(np.nanmax(p))) for n, p in seen.items()}\n"
+            "    return {c.name: _bounded(c, *spans[c.name]) for c in unknown}",
+        ),
+        _ONLY_CHARGED,
+        _LEARNED,
+    ),
+    _m(
+        "a1-learned-bounds-without-noise",
+        "the histograms that bounds and decimals are read off carry no noise",
+        Edit("tabveil.mechanisms:PrivateRows.survey", "counts + _noise_like(counts, event)", "10**9 * counts"),
+        _RARE,
+        "a bound is one row's",
+    ),
+    _m(
+        "a1-learned-decimals-from-data",
+        "learned decimals are the most that any value needs",
+        Edit(
+            "tabveil.learning:_learn_decimals",
+            "    answers = rows.survey(asked) if asked else []",
+            "    most = [int(q.bin_of(pd.concat(rows._raw([q.column]))[q.column]).max()) for q in asked]\n"
+            "    answers = [np.eye(q.bins, dtype=np.int64)[m] * 10**6 for q, m in zip(asked, most, strict=True)]",
+        ),
+        _RARE,
+        "decimals are one row's",
     ),
 )
 
@@ -259,6 +296,45 @@ _A2 = (
     ),
 )
 
+_A2 = (
+    *_A2,
+    _m(
+        "a2-learned-categories-from-data",
+        "every category that occurs is learned",
+        Edit("tabveil.mechanisms:selected", "if n >= least", "if n >= n"),
+        _RARE,
+        "a rare value left the table",
+    ),
+    _m(
+        "a2-threshold-of-five",
+        "noisy counts of the categories that occur are cut at five, whatever delta",
+        Edit("tabveil.mechanisms:threshold", "return k + 1 + math", "return 5 + 0 * math"),
+        _ONE_CATEGORY,
+        _OFTEN,
+    ),
+    _m(
+        "a2-threshold-of-less-noise",
+        "the threshold is solved for noise 10 % smaller than what is added",
+        Edit("tabveil.mechanisms:threshold", "* sigma * (1 + 1e-9)", "* sigma * 0.9"),
+        _ONE_CATEGORY,
+        _OFTEN,
+    ),
+    _m(
+        "a2-threshold-for-one-category",
+        "the threshold allows for one category of a person's own, not for k",
+        Edit("tabveil.mechanisms:threshold", "ndtri(delta / k", "ndtri(delta / 1"),
+        Check(LEARNING, "test_the_threshold_is_right_and_tight_by_exact_summation", (60.0, 7, 0.05)),
+        "k * at_least",
+    ),
+    _m(
+        "a2-threshold-for-one-row",
+        "the threshold allows for one row of a person in a category, not for k",
+        Edit("tabveil.mechanisms:threshold", "return k + 1 + math", "return 2 + math"),
+        Check(LEARNING, "test_the_threshold_is_right_and_tight_by_exact_summation", (7.3, 7, 0.05)),
+        "k * at_least",
+    ),
+)
+
 _A10 = (
     _m(
         "a10-plan-above-epsilon",
@@ -270,7 +346,7 @@ _A10 = (
     _m(
         "a10-cap-not-checked",
         "the ledger admits every charge",
-        Edit("tabveil._ledger_rules:fits", "units <= level", "units <= level * 1000"),
+        Edit("tabveil._ledger_rules:fits", "u <= f.level", "u <= f.level * 1000"),
         _conformance("second_fit_is_refused"),
         "the same budget was spent twice",
     ),
@@ -386,10 +462,62 @@ _A10 = (
 
 _SEEDED_FIT = Edit(
     "tabveil.generators.base:Generator._fit_paid",
-    "            self._learn(PrivateRows(source, schema, receipt), plan)",
+    "            self._learn(rows.under(self._schema), plan)",
     "            from tabveil.mechanisms import seeded_noise_for_tests\n"
     "            with seeded_noise_for_tests(self.random_state or 0):\n"
-    "                self._learn(PrivateRows(source, schema, receipt), plan)",
+    "                self._learn(rows.under(self._schema), plan)",
+)
+
+_A10 = (
+    *_A10,
+    _m(
+        "a10-learning-beside-the-budget",
+        "what learning bounds and categories costs is left out of the noise that the budget is solved for",
+        Edit(
+            "tabveil.generators._marginals:divide",
+            "accounting.event_of(scaled(scale))",
+            "accounting.event_of([s for s in scaled(scale) if s.label not in learning.labels(schema)])",
+        ),
+        _conformance("learning_is_in_the_price"),
+        "with learning the plan costs more than",
+    ),
+    _m(
+        "a10-learning-uncharged",
+        "categories are learned behind a receipt of the fit's own making",
+        Edit(
+            "tabveil.generators.base:Generator._fit_paid",
+            "learning.resolve(schema, rows, plan.spends)",
+            "learning.resolve(schema, PrivateRows(source, schema, Receipt.uncharged()), plan.spends)",
+        ),
+        _RARE,
+        "a rare value left the table",
+    ),
+    _m(
+        "a10-learning-unplanned",
+        "what is learned is not in the plan (stopped by the receipt)",
+        Edit("tabveil.generators.base:Generator._all_spends", "return both", "return both[len(first) :]"),
+        Check(LEARNING, "test_a_generator_that_knows_nothing_of_learning_is_asked_for_less", (1.0, 1e-6)),
+        "labels",
+    ),
+    _m(
+        "a10-deltas-left-out",
+        "the accountant forgets the deltas of thresholds",
+        Edit("tabveil._accounting_events:without_deltas", "sum((n * Fraction", "sum((0 * n * Fraction"),
+        Check("unit.test_accounting", "test_deltas_are_taken_off_the_delta_that_is_asked_at"),
+        "acc.epsilon",
+    ),
+    _m(
+        "a10-ledger-ignores-deltas",
+        "the ledger admits thresholds whose deltas are more than an account has",
+        Edit(
+            "tabveil._ledger_rules:fits",
+            "return kept.pop(FAILURES, True) and",
+            "return kept.pop(FAILURES, True) in (0, 1) and",
+        ),
+        Check("unit.test_ledger", "test_deltas_are_added_up_and_never_pass_their_share"),
+        "DID NOT RAISE",
+        "Failed",
+    ),
 )
 
 _A12 = (
@@ -552,8 +680,8 @@ _A16 = (
         "as many rows as the table has are sampled where nobody says how many",
         Edit(
             "tabveil.generators.independent:Independent._learn",
-            "        self._model = estimate([a.size for a in self._axes], measured)",
-            "        self._model = estimate([a.size for a in self._axes], measured)\n"
+            "        self._model = estimate([a.size for a in self._axes], measured, factors=self._factors())",
+            "        self._model = estimate([a.size for a in self._axes], measured, factors=self._factors())\n"
             "        self._model.total = float(len(next(iter(rows._read().values()))))",
         ),
         _ONLY_CHARGED,
@@ -564,8 +692,8 @@ _A16 = (
         "the same, seen from outside",
         Edit(
             "tabveil.generators.independent:Independent._learn",
-            "        self._model = estimate([a.size for a in self._axes], measured)",
-            "        self._model = estimate([a.size for a in self._axes], measured)\n"
+            "        self._model = estimate([a.size for a in self._axes], measured, factors=self._factors())",
+            "        self._model = estimate([a.size for a in self._axes], measured, factors=self._factors())\n"
             "        self._model.total = float(len(next(iter(rows._read().values()))))",
         ),
         _conformance("tiny_epsilon_says_nothing"),
@@ -628,12 +756,8 @@ _A17 = (
         "rows are bounded within each chunk of the table, so that a person in ten chunks has 10 k of them",
         Edit(
             "tabveil.mechanisms:PrivateRows._load",
-            "kept = bounded_contributions(np.concatenate(units), self._schema.contributions)",
-            "starts = np.cumsum([0, *map(len, units)])\n"
-            "            kept = np.concatenate(\n"
-            "                [s + bounded_contributions(u, self._schema.contributions)\n"
-            "                 for s, u in zip(starts, units)]\n"
-            "            )",
+            "self._kept = _bounded(np.concatenate(units), self._schema.contributions)",
+            "self._kept = np.concatenate([_bounded(u, self._schema.contributions) for u in units])",
         ),
         Check(MECHANISMS, "test_a_person_whose_rows_lie_in_several_chunks_is_bounded_once"),
         "UNIT_SCHEMA.contributions",
@@ -644,7 +768,11 @@ _A17 = (
         Edit(
             "tabveil.mechanisms:_Source._cells",
             "        start = 0",
-            "        self._kept = self._chosen() if self._schema.privacy_unit else None\n        start = 0",
+            "        if self._kept is not None:\n"
+            "            bounded = Schema(columns=(Identifier(name='person'), *columns.values()), privacy_unit='person',\n"
+            "                             max_rows_per_unit=2)\n"
+            "            self._kept = _kept_rows_by_name(self._table, bounded)\n"
+            "        start = 0",
         ),
         Check(STREAMING, "test_the_same_rows_are_kept_in_every_pass"),
         "p == passes[0]",
@@ -661,8 +789,8 @@ _A17 = (
         "all rows of a person are kept where the table is read anew for every pass",
         Edit(
             "tabveil.mechanisms:_Source.__init__",
-            "self._chosen() if schema.privacy_unit else None",
-            "None if schema.privacy_unit else None",
+            "_kept_rows_by_name(table, schema) if kept is None and schema.privacy_unit else kept",
+            "kept",
         ),
         Check(STREAMING, "test_a_streamed_person_is_bounded_over_all_chunks_and_types", (7,)),
         "== expected",
@@ -711,7 +839,7 @@ _A17 = (
         "a17-sensitivity-not-scaled",
         "noise for one row where a person may have k",
         Edit(
-            "tabveil.generators._marginals:_zero_concentrated",
+            "tabveil.mechanisms:counting_event",
             "return DiscreteGaussianDpEvent(drawn_exactly, contributions)",
             "return DiscreteGaussianDpEvent(drawn_exactly / contributions, 1)",
         ),
@@ -724,7 +852,7 @@ _A17 = (
         "the same with the mechanism's own guard taken out",
         (
             Edit(
-                "tabveil.generators._marginals:_zero_concentrated",
+                "tabveil.mechanisms:counting_event",
                 "return DiscreteGaussianDpEvent(drawn_exactly, contributions)",
                 "return DiscreteGaussianDpEvent(drawn_exactly / contributions, 1)",
             ),
@@ -741,9 +869,9 @@ _A17 = (
         "a17-laplace-not-scaled",
         "the same where delta is 0: one row is charged, one row's noise drawn",
         Edit(
-            "tabveil.generators._marginals:_pure",
-            "DiscreteLaplaceDpEvent(contributions / epsilon, contributions)",
-            "DiscreteLaplaceDpEvent(1 / epsilon, 1)",
+            "tabveil.mechanisms:counting_event",
+            "DiscreteLaplaceDpEvent(contributions / amount, contributions)",
+            "DiscreteLaplaceDpEvent(1 / amount, 1)",
         ),
         Check(GENERATORS, "test_a_plan_costs_what_was_allowed_and_never_more", ("independent", 1.0, 0.0, "persons")),
         "== schema.contributions",
@@ -927,8 +1055,8 @@ _A18 = (
         "a part's share is not divided among its queries",
         Edit(
             "tabveil.generators._marginals:divide",
-            "p.share / weight / len(p.labels) / scale**2",
-            "p.share / weight / scale**2",
+            "p.share / weight / len(p.labels) * whole",
+            "p.share / weight * whole",
         ),
         Check(GENERATORS, "test_every_part_of_a_plan_gets_its_share", ("mst",)),
         "approx(",
@@ -965,12 +1093,12 @@ _C4 = (
         "p(b | B) p(c | b, C) in place of p(b, c | B, C)",
         Edit(
             "tabveil.graphical_model:GraphicalModel.conditioned",
-            "        found = self.times(evidence)",
+            "        found = self.weighted(factors, instead_of=instead_of).times(evidence)",
             "        found = self.from_beliefs(self.beliefs).times(evidence)\n"
             "        for i in range(1, len(found.potentials)):\n"
             "            logs, clique, shared = found.potentials[i], self.tree.cliques[i], self.tree.separators[i]\n"
-            "            below = log_sum(logs, _others(clique, shared))\n"
-            "            even = logs - _expand(np.where(np.isfinite(below), below, 0.0), shared, clique)\n"
+            "            below = log_sum(logs, others(clique, shared))\n"
+            "            even = logs - expand(np.where(np.isfinite(below), below, 0.0), shared, clique)\n"
             "            found.potentials = (*found.potentials[:i], even, *found.potentials[i + 1 :])",
         ),
         _CONDITIONED,
@@ -986,6 +1114,24 @@ _C4 = (
         ),
         _CONDITIONED,
         "fits(counts(",
+    ),
+)
+
+_A17 = (
+    *_A17,
+    _m(
+        "a17-learned-by-position-in-any-order",
+        "bounds are learned from rows kept by position though a database may give them in another order in the next pass",
+        Edit("tabveil.mechanisms:PrivateRows._keep", "if not self._table.repeatable:", "if False:"),
+        Check(STREAMING, "test_learning_bounds_persons_where_rows_come_in_any_order"),
+        "[300, 2, 0]",
+    ),
+    _m(
+        "a17-learning-from-all-rows",
+        "bounds and categories are learned from all rows of a person",
+        Edit("tabveil.mechanisms:PrivateRows._raw", "yield chunk if kept is None else", "yield chunk if True else"),
+        Check(LEARNING, "test_the_same_rows_of_a_person_are_kept_for_everything"),
+        "first.sum() == 3",
     ),
 )
 

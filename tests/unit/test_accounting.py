@@ -33,6 +33,8 @@ from dp_accounting import (
     ZCDpEvent,
     get_epsilon_gaussian,
 )
+from dp_accounting.pld import privacy_loss_distribution
+from dp_accounting.pld.common import DifferentialPrivacyParameters
 from dp_accounting.rdp import RdpAccountant, compute_epsilon
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,6 +42,7 @@ from hypothesis import strategies as st
 from tabveil import _accounting_curves as curves
 from tabveil import accounting as acc
 from tabveil.accounting import (
+    DeltaDpEvent,
     DiscreteGaussianDpEvent,
     DiscreteLaplaceDpEvent,
     Epsilon,
@@ -670,3 +673,48 @@ def test_json_of_no_event_is_refused(data):
 def test_labels_are_short_texts(label):
     with pytest.raises(UsageError, match="label"):
         Spend(label, GaussianDpEvent(1.0))
+
+
+# --------------------------------------------------------------------------------------- events with a delta of their
+# own
+def test_deltas_are_taken_off_the_delta_that_is_asked_at():
+    noise = SelfComposedDpEvent(DiscreteGaussianDpEvent(30.0), 7)
+    both = ComposedDpEvent([noise, SelfComposedDpEvent(DeltaDpEvent(2e-7), 3)])
+    assert acc.epsilon(both, 1e-6) == acc.epsilon(noise, acc.float_down(Fraction(1e-6) - 3 * Fraction(2e-7)))
+    assert acc.epsilon(both, 1e-6) > acc.epsilon(noise, 1e-6)
+    assert acc.rdp_epsilon(both, 1e-6) > acc.rdp_epsilon(noise, 1e-6)
+    assert acc.epsilon(both, 5e-7) == math.inf
+    assert acc.rdp_epsilon(both, 5e-7) == math.inf
+    assert acc.epsilon(DeltaDpEvent(1e-9), 0.0) == math.inf
+    assert acc.epsilon(DeltaDpEvent(1e-9), 1e-9) == 0.0
+    pure = ComposedDpEvent([DiscreteLaplaceDpEvent(5.0), DeltaDpEvent(1e-9)])
+    assert acc.epsilon(pure, 1e-9) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("sigma", "times", "failing"), [(30.0, 7, 1e-7), (3.0, 1, 9e-7), (60.0, 40, 5e-7)])
+def test_deltas_agree_with_the_infinite_losses_of_a_privacy_loss_distribution(sigma, times, failing):
+    """The oracle composes the two-point law of (0, delta)-DP, whose loss is infinite with probability delta."""
+    event = ComposedDpEvent([SelfComposedDpEvent(DiscreteGaussianDpEvent(sigma), times), DeltaDpEvent(failing)])
+    make = privacy_loss_distribution
+    counts = make.from_discrete_gaussian_mechanism(sigma, value_discretization_interval=1e-5).self_compose(times)
+    lost = make.from_privacy_parameters(DifferentialPrivacyParameters(0.0, failing), 1e-5)
+    oracle = counts.compose(lost).get_epsilon_for_delta(1e-6)
+    assert oracle * (1 - 1e-3) <= acc.epsilon(event, 1e-6) <= oracle * (1 + 1e-3) + 1e-9
+
+
+def test_an_event_with_a_delta_survives_json_and_is_checked():
+    event = ComposedDpEvent([DiscreteGaussianDpEvent(3.0), DeltaDpEvent(1e-9)])
+    assert acc.event_from_dict(json.loads(json.dumps(acc.event_to_dict(event)))) == event
+    assert acc.event_to_dict(event)["events"][1] == {"type": "Delta", "delta": 1e-9}
+    for bad in (0.0, -1e-9, 1.5, math.nan, True):
+        with pytest.raises(UsageError):
+            acc.event_to_dict(DeltaDpEvent(bad))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(1e-9, 5e-7), st.floats(0.2, 5.0))
+def test_calibration_never_forgets_a_delta(failing, epsilon):
+    def make(scale):
+        return ComposedDpEvent([DiscreteGaussianDpEvent(scale), DeltaDpEvent(failing)])
+
+    assert acc.epsilon(make(acc.calibrate(make, epsilon, 1e-6)), 1e-6) <= epsilon

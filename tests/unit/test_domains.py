@@ -14,11 +14,14 @@ from tabveil.domains import (
     BRANCHES,
     CELLS,
     FLAT,
+    LEARNED_LEVELS,
+    MOST_BRANCHES,
     Pieces,
     _cleared,
-    _split,
     binned,
+    branches,
     cells_for,
+    evenly,
     level_label,
     levels,
     refine,
@@ -60,7 +63,7 @@ def test_listed_values_need_no_levels() -> None:
 
 @given(st.integers(0, 2**53), st.integers(1, 2**53), st.integers(1, 300))
 def test_split_leaves_no_gap(low: int, width: int, branches: int) -> None:
-    edges = _split(low, low + width, branches)
+    edges = evenly(low, low + width, branches)
     assert edges[0] == low
     assert edges[-1] == low + width
     assert (np.diff(edges) > 0).all()
@@ -184,3 +187,39 @@ def test_start_axes_cover_every_code() -> None:
         top = axis.edges[-1] + axis.column.nullable
         codes = np.unique(np.linspace(0, top - 1, 1000).astype(np.int64))
         assert (axis.cells(codes) >= 0).all()
+
+
+# ------------------------------------------------------------------------------------------------------ learned columns
+def test_cells_of_a_learned_column_that_do_not_stand_out_are_never_drawn() -> None:
+    learned = Categorical(name="c", categories=("a", "b"), catch_all="other", missing=("",), source="charged")
+    counts = np.array([900.0, 300.0, 12.0, -5.0])
+    axis, groups = without_rare(Axis.singles(learned), counts, 30.0)
+    assert axis.size == 2
+    assert groups.tolist() == [0, 1, 0, 0]
+    drawn = axis.draw(np.repeat([0, 1], 5_000), np.random.default_rng(0))
+    assert set(drawn.tolist()) == {0, 1}
+    seen, groups = without_rare(Axis.singles(learned), np.array([900.0, 300.0, 120.0, 60.0]), 30.0)
+    assert groups.tolist() == [0, 1, 2, 3]
+    declared = Categorical(name="c", categories=("a", "b"), catch_all="other", missing=("",))
+    kept, groups = without_rare(Axis.singles(declared), counts, 30.0)
+    assert groups.tolist() == [0, 1, 2, 2]
+    assert seen.size == 4
+    assert kept.size == 3
+
+
+def test_a_learned_number_that_is_hardly_ever_missing_is_never_missing() -> None:
+    learned = Integer(name="n", low=0, high=3, missing=("",), source="charged")
+    axis, groups = without_rare(Axis.singles(learned), np.array([40.0, 50.0, 60.0, 40.0, 2.0]), 30.0)
+    assert groups.tolist() == [0, 1, 2, 3, 2]
+    drawn = axis.draw(np.repeat(np.arange(4), 1_000), np.random.default_rng(0))
+    assert set(drawn.tolist()) == {0, 1, 2, 3}
+    _, nothing = without_rare(Axis.singles(learned), np.zeros(5), 30.0)
+    assert nothing.max() <= 1
+
+
+@pytest.mark.parametrize("high", [0, 40, 10**6, 10**9, 10**12, 2**52])
+def test_a_learned_column_has_its_levels_whatever_it_turned_out_to_be(high: int) -> None:
+    column = Integer(name="n", low=0, high=high, source="charged")
+    assert levels(column) == levels(Integer(name="n", learn=True)) == LEARNED_LEVELS
+    reached = branches(column) ** LEARNED_LEVELS
+    assert reached >= column.units or branches(column) == MOST_BRANCHES

@@ -37,6 +37,7 @@ from tabveil._ledger_chain import replay
 from tabveil._ledger_rules import UNIT, Cap, Filter, State
 from tabveil._ledger_store import Entry, canonical, chained
 from tabveil.accounting import (
+    DeltaDpEvent,
     DiscreteGaussianDpEvent,
     DiscreteLaplaceDpEvent,
     ExponentialMechanismDpEvent,
@@ -409,6 +410,7 @@ def test_no_sequence_of_charges_ever_passes_a_filter(seed, cap):
                 lambda: ExponentialMechanismDpEvent(chance.uniform(0.01, 0.4)),
                 lambda: SelfComposedDpEvent(PoissonSampledDpEvent(0.01, GaussianDpEvent(2.0)), chance.randint(1, 400)),
                 lambda: ZCDpEvent(chance.uniform(1e-4, 0.05)),
+                lambda: ComposedDpEvent([noise(chance.uniform(3, 60)), DeltaDpEvent(chance.uniform(1e-9, 1e-6))]),
             ]
         )()
         try:
@@ -423,8 +425,10 @@ def test_no_sequence_of_charges_ever_passes_a_filter(seed, cap):
     if not spent:
         return
     costs = rules.costs_of(acc.leaves(event_of(spent)), Cap.from_dict(data["cap"]).filters)
-    fits = [costs[f.name] is not None and costs[f.name] <= f.level for f in Cap.from_dict(data["cap"]).filters]
-    assert any(fits) or (len(spent) == 1 and acc.epsilon(event_of(spent), cap[1]) <= cap[0])
+    kept = {f.name: costs[f.name] is not None and costs[f.name] <= f.level for f in Cap.from_dict(data["cap"]).filters}
+    assert (kept.pop(rules.FAILURES, True) and any(kept.values())) or (
+        len(spent) == 1 and acc.epsilon(event_of(spent), cap[1]) <= cap[0]
+    )
     assert ledger.statement("patients").epsilon <= cap[0] * (1 + 1e-12)
 
 
@@ -434,10 +438,50 @@ def test_filters_share_delta_and_each_keeps_the_cap_alone(epsilon, delta):
     filters = rules.filters_for(epsilon, delta)
     assert sum(Fraction(f.delta) for f in filters) <= Fraction(delta)
     assert filters[0] == Filter("pure", None, 0.0, math.floor(Fraction(epsilon) * UNIT))
-    for f in filters[1:]:
+    assert filters[-1].level == math.floor(Fraction(filters[-1].delta) * UNIT)
+    for f in filters[1:-1]:
         if f.level:
             exponent = (f.order - 1) * (f.level / UNIT - epsilon) + (f.order - 1) * math.log1p(-1 / f.order)
             assert math.exp(exponent) / f.order <= f.delta * (1 + 1e-9)
+
+
+def test_deltas_are_added_up_and_never_pass_their_share():
+    """An account's filter of deltas admits 5 % of its delta in all; only a charge of its own may hold more."""
+    selection = ComposedDpEvent([noise(100.0), DeltaDpEvent(2e-8)])
+    ledger = opened(epsilon=3.0, delta=1e-6)
+    for i in range(2):
+        ledger.charge("patients", selection, label=f"categories {i}")
+    with pytest.raises(BudgetExceededError):
+        ledger.charge("patients", selection, label="categories 2")
+    ledger.charge("patients", noise(100.0), label="counts")
+    statement = ledger.statement("patients")
+    assert statement.epsilon < 3.0
+    ledger.verify()
+    alone = opened(epsilon=3.0, delta=1e-6)
+    alone.charge("patients", ComposedDpEvent([noise(100.0), DeltaDpEvent(5e-7)]), label="all at once")
+    with pytest.raises(BudgetExceededError):
+        alone.charge("patients", noise(1e4), label="beside it")
+    with pytest.raises(BudgetExceededError):
+        opened(epsilon=3.0, delta=1e-6).charge("patients", DeltaDpEvent(1.1e-6), label="more than delta")
+    with pytest.raises(BudgetExceededError):
+        opened(epsilon=3.0, delta=0.0).charge("patients", DeltaDpEvent(1e-12), label="no delta")
+
+
+def test_an_account_without_a_filter_of_deltas_admits_none():
+    """As accounts were opened before there were such events: closed, not open."""
+    cap = Cap.new(3.0, 1e-6, "row")
+    old = Cap(cap.epsilon, cap.delta, cap.unit, cap.filters[:-1])
+    costs = rules.costs_of(acc.leaves(DeltaDpEvent(1e-12)), old.filters)
+    assert set(costs.values()) == {None}
+    assert not rules.fits(old, costs)
+    assert rules.fits(old, rules.costs_of(acc.leaves(noise(100.0)), old.filters))
+
+
+def test_a_filter_of_deltas_admits_no_more_than_its_share():
+    cap = Cap.new(3.0, 1e-6, "row")
+    wide = [*cap.filters[:-1], Filter(rules.FAILURES, None, 5e-8, math.floor(Fraction(1, 10**6) * UNIT))]
+    with pytest.raises(VerificationError):
+        Cap.from_dict({**cap.to_dict(), "filters": [f.to_dict() for f in wide]})
 
 
 def test_a_cap_read_back_is_checked():
@@ -456,7 +500,8 @@ def test_a_cap_read_back_is_checked():
 def test_costs_are_rounded_up_and_no_positive_cost_is_zero():
     tiny = rules.costs_of(acc.leaves(ZCDpEvent(1e-15)), rules.filters_for(1.0, 1e-6))
     assert tiny["pure"] is None
-    assert all(units is not None and units > 0 for name, units in tiny.items() if name != "pure")
+    assert all(units is not None and units > 0 for name, units in tiny.items() if name not in ("pure", rules.FAILURES))
+    assert rules.costs_of(acc.leaves(DeltaDpEvent(1e-300)), rules.filters_for(1.0, 1e-6))[rules.FAILURES] > 0
     third = rules.costs_of(acc.leaves(DiscreteLaplaceDpEvent(3.0)), rules.filters_for(1.0, 0.0))["pure"]
     assert Fraction(third, UNIT) > Fraction(1, 3) > Fraction(third - 1, UNIT)
 
@@ -517,6 +562,9 @@ MIXED = [
 ]
 
 
+SELECTION = Spend("categories", ComposedDpEvent([noise(30.0), DeltaDpEvent(1e-8)]))
+
+
 @pytest.mark.parametrize(
     ("cap", "charges", "accountant"),
     [
@@ -524,6 +572,8 @@ MIXED = [
         ((9.0, 1e-6), [[s] for s in MIXED], "rdp"),
         ((9.0, 1e-10), [[Spend("counts of 3", noise(30.0, 3), 7), Spend("pool", ZCDpEvent(0.01))]], "rdp"),
         ((1.0, 0.0), [[MIXED[3]], [MIXED[6]]], "basic"),
+        ((9.0, 1e-6), [[SELECTION, MIXED[5]]], "pld"),
+        ((9.0, 1e-6), [[SELECTION], [SELECTION, MIXED[5]]], "rdp"),
         ((9.0, 1e-6), [], "basic"),
     ],
 )

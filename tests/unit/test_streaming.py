@@ -25,7 +25,7 @@ from tabveil.columns import Boolean, Categorical, Column, Date, Decimal, Identif
 from tabveil.encoding import Axis, size
 from tabveil.errors import DataError, UnchargedError
 from tabveil.ledger import Ledger, Receipt
-from tabveil.mechanisms import Contest, PrivateRows, bounded_in_parts, unit_names
+from tabveil.mechanisms import Contest, PrivateRows, Question, bounded_in_parts, unit_names
 from tabveil.schema import Schema
 from tabveil.tables import Table, open_table, write_table
 
@@ -376,6 +376,31 @@ def test_persons_are_bounded_where_rows_come_in_any_order(monkeypatch: pytest.Mo
     rows = exact(Shuffled(frame), PERSONS)
     for _ in range(2):
         assert rows.counts([AXES[1]], label="any").tolist() == [300, 2, 0]
+
+
+def test_learning_bounds_persons_where_rows_come_in_any_order() -> None:
+    """Trap A17: what is surveyed before bounds are known and what is counted after are the same rows of a person."""
+    frame = pd.DataFrame({"person": ["greedy"] * 300 + [f"p{i}" for i in range(300)]}).assign(
+        **{c: people(600)[c] for c in people(1).columns[1:]}
+    )
+    frame["flag"] = pd.array([True] * 300 + [False] * 300, dtype="boolean")
+    rows = exact(Shuffled(frame), PERSONS)
+    question = Question("flag", 2, lambda v: v.to_numpy(dtype=np.int64), "any")
+    found = [[int(c) for c in rows.survey([question])[0]] for _ in range(3)]
+    found.append(rows.under(PERSONS).counts([AXES[1]], label="any").tolist())
+    assert [*found[:3], found[3]] == [[300, 2], [300, 2], [300, 2], [300, 2, 0]]
+
+
+@pytest.mark.parametrize("memory", [2**29, 150, -1])
+def test_surveys_and_passes_share_the_rows_they_keep(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mechanisms, "MEMORY", memory)
+    frame = people(600)
+    rows = exact(open_table(frame, chunk_rows=7), PERSONS)
+    question = Question("flag", 2, lambda v: v.to_numpy(dtype=np.int64), "any")
+    surveyed = rows.survey([question])[0]
+    assert surveyed.sum() == np.minimum(frame["person"].value_counts(), 2).sum()
+    for _ in range(2):
+        assert rows.under(PERSONS).counts([AXES[1]], label="any").tolist() == [*surveyed.tolist(), 0]
 
 
 def test_unit_names_are_equal_for_equal_texts_alone_and_differ_between_fits() -> None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from dp_accounting import DpEvent, NonPrivateDpEvent
 
-from tabveil import accounting
+from tabveil import accounting, learning
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent, Spend
 from tabveil.columns import Column
 from tabveil.conditions import Conditions
@@ -25,8 +25,7 @@ from tabveil.errors import UsageError
 from tabveil.generators.base import Arrays, Drawn, Generator, Plan, Progress
 from tabveil.graphical_model import Factor, GraphicalModel, JunctionTree, Measurement
 from tabveil.laws import Law
-from tabveil.mechanisms import PrivateRows
-from tabveil.samplers import MAX_SIGMA, MIN_SIGMA, representable
+from tabveil.mechanisms import PrivateRows, counting_event
 from tabveil.schema import Schema
 
 
@@ -51,16 +50,18 @@ def divide(parts: Sequence[Part], schema: Schema, *, epsilon: float, delta: floa
 
     With delta > 0 counts get discrete Gaussian noise with rho in proportion to the share (Canonne, Kamath, Steinke
     2020, Theorem 14) and choices epsilon_0 = sqrt(8 rho); one common noise scale is then solved for by the
-    accountant. With delta = 0 counts get discrete Laplace noise and epsilons are added up.
+    accountant. With delta = 0 counts get discrete Laplace noise and epsilons are added up. Where the schema leaves
+    something to be learned, the steps that learn it come first and take the schema's `learn_share`.
     """
     asked = [p for p in parts if p.labels]
-    weight = sum(p.share for p in asked)
-    k = schema.contributions
+    learned = learning.share(schema)
+    weight = sum(p.share for p in asked) / (1 - learned)
+    k, pure = schema.contributions, delta == 0
 
     def scaled(scale: float) -> tuple[Spend, ...]:
-        if delta == 0:
-            return _spends(asked, lambda p: _pure(p, p.share / weight / len(p.labels) / scale, k))
-        return _spends(asked, lambda p: _zero_concentrated(p, p.share / weight / len(p.labels) / scale**2, k))
+        whole = 1 / scale if pure else 1 / scale**2
+        first = learning.spends(schema, learned * whole, delta=delta)
+        return first + _spends(asked, lambda p: _price(p, p.share / weight / len(p.labels) * whole, k, pure=pure))
 
     return scaled(accounting.calibrate(lambda scale: accounting.event_of(scaled(scale)), epsilon, delta))
 
@@ -69,18 +70,11 @@ def _spends(parts: Sequence[Part], price: Callable[[Part], DpEvent]) -> tuple[Sp
     return tuple(Spend(label, event) for part in parts for event in [price(part)] for label in part.labels)
 
 
-def _pure(part: Part, epsilon: float, contributions: int) -> DpEvent:
+def _price(part: Part, amount: float, contributions: int, *, pure: bool) -> DpEvent:
+    """The event of one query for `amount` of epsilon where `pure`, else of rho."""
     if part.choice:
-        return ExponentialMechanismDpEvent(epsilon)
-    return DiscreteLaplaceDpEvent(contributions / epsilon, contributions)
-
-
-def _zero_concentrated(part: Part, rho: float, contributions: int) -> DpEvent:
-    if part.choice:
-        return ExponentialMechanismDpEvent(math.sqrt(8 * rho))
-    sigma = contributions / math.sqrt(2 * rho)
-    drawn_exactly = representable(sigma) if MIN_SIGMA <= sigma <= MAX_SIGMA else sigma
-    return DiscreteGaussianDpEvent(drawn_exactly, contributions)
+        return ExponentialMechanismDpEvent(amount if pure else math.sqrt(8 * amount))
+    return counting_event(amount, contributions, pure=pure)
 
 
 RARE_NOISE = 3.0

@@ -25,7 +25,7 @@ import pandas as pd
 from dp_accounting import DpEvent, NonPrivateDpEvent
 from numpy.typing import NDArray
 
-from tabveil import accounting
+from tabveil import accounting, learning
 from tabveil.accounting import Spend
 from tabveil.columns import Identifier
 from tabveil.conditions import Balance, Conditions, Prior, Where
@@ -44,6 +44,9 @@ Progress = Callable[[str, float], None]
 
 BATCH_ROWS = 1_000_000
 """Most rows drawn at a time where a sample is written to a file."""
+
+_SMALLER_STEPS = 100
+"""How often a generator that does not plan for learning is asked for less, 3 % each time."""
 
 FORMAT = 1
 """Version of the saved folder's layout."""
@@ -252,7 +255,27 @@ class Generator(ABC):
                 f"delta must be at most 1 / public_rows = {1 / schema.public_rows:.3g}: above it, publishing whole "
                 "rows at random would count as private."
             )
-        return Plan(self.plugin_name(), self.epsilon, self.delta, self._spends(schema))
+        return Plan(self.plugin_name(), self.epsilon, self.delta, self._all_spends(schema))
+
+    def _all_spends(self, schema: Schema) -> tuple[Spend, ...]:
+        """The subclass's steps and, where it has not planned for them itself (`divide` does), those that resolve
+        `schema`.
+
+        The latter get the schema's `learn_share`; the subclass is then asked again with less epsilon, until all fit.
+        """
+        spends = self._spends(schema)
+        if set(learning.labels(schema)) <= {s.label for s in spends}:
+            return spends
+        pure = self.delta == 0
+        budget = self.epsilon if pure else float(accounting.rho_budget(self.epsilon, self.delta))
+        first = learning.spends(schema, learning.share(schema) * budget, delta=self.delta)
+        left = 1 - learning.share(schema)
+        for step in range(_SMALLER_STEPS):
+            smaller = self.epsilon * (left if pure else math.sqrt(left)) * 0.97**step
+            both = first + type(self)(**{**self.get_params(), "epsilon": smaller})._spends(schema)
+            if accounting.epsilon(accounting.event_of(both), self.delta) <= self.epsilon:
+                return both
+        raise UsageError(f"{self.plugin_name()} leaves no budget for what the schema leaves to be learned.")
 
     def fit(self, table: Any, schema: Schema, *, ledger: Ledger | None = None, dataset: str | None = None) -> Self:
         """Learn from `table`, once it is paid for.
@@ -280,9 +303,10 @@ class Generator(ABC):
 
     def _fit_paid(self, source: Table, schema: Schema, paid: tuple[Plan, Receipt]) -> None:
         plan, receipt = paid
-        self._schema = schema
+        rows = PrivateRows(source, schema, receipt)
         try:
-            self._learn(PrivateRows(source, schema, receipt), plan)
+            self._schema = learning.resolve(schema, rows, plan.spends)
+            self._learn(rows.under(self._schema), plan)
         except BaseException:
             self._schema = None
             raise
@@ -318,7 +342,7 @@ class Generator(ABC):
 
     @property
     def schema(self) -> Schema:
-        """The schema of the fit; raises UsageError before one."""
+        """The schema of the fit, what it left to be learned filled in; raises UsageError before one."""
         if self._schema is None:
             raise UsageError(f"{type(self).__name__} is not fitted yet: call fit first.")
         return self._schema
@@ -553,6 +577,18 @@ def _npz(arrays: Arrays) -> bytes:
 def outside(schema: Schema) -> tuple[str, ...]:
     """Sentences naming what the guarantee of a fit under `schema` does not cover."""
     sentences = ["The schema (bounds, categories, resolutions) is public knowledge that a person vouches for."]
+    if schema.unresolved:
+        learned = "; ".join(f"{', '.join(c.unknown)} of {c.name!r}" for c in schema.unresolved)
+        sentences[0] = (
+            "What the schema declares (bounds, categories, resolutions) is public knowledge that a person vouches for. "
+            f"Not public, but learned inside the guarantee: {learned}."
+        )
+    bought = [c.name for c in schema.columns if c.source == "charged"]
+    if bought:
+        sentences.append(
+            f"The schema says that bounds or categories of {', '.join(map(repr, bought))} were bought from a ledger "
+            "before: that they were is not shown here."
+        )
     if schema.constraints:
         listed = "; ".join(map(str, schema.constraints))
         sentences.append(f"Constraints between columns are public knowledge that a person vouches for: {listed}.")
@@ -561,7 +597,7 @@ def outside(schema: Schema) -> tuple[str, ...]:
     sentences.append(
         "How long a run took, and whether an earlier one was stopped, can be read from the ledger's times and entries."
     )
-    refusing = [c.name for c in schema.learned if c.invalid == "refuse"]
+    refusing = [c.name for c in schema.learned if c.invalid == "refuse" and "categories" not in c.unknown]
     if refusing:
         names = ", ".join(repr(n) for n in refusing)
         sentences.append(f"A value that is not allowed in {names} stops the run: whether one did is not covered.")

@@ -162,7 +162,7 @@ def _one_rho(kind: str, event: Mapping[str, Any]) -> float | None:
         return float(event["epsilon"]) ** 2 / 8
     if kind in ("Laplace", "DiscreteLaplace"):
         return (step / float(event.get("scale", event.get("noise_multiplier", math.inf)))) ** 2 / 2
-    return 0.0 if kind == "NoOp" else None
+    return 0.0 if kind in ("NoOp", "Delta") else None
 
 
 _MECHANISMS = {
@@ -172,6 +172,7 @@ _MECHANISMS = {
     "DiscreteLaplace": "discrete Laplace noise",
     "LibraryDiscreteLaplace": "discrete Laplace noise",
     "ExponentialMechanism": "exponential mechanism",
+    "Delta": "threshold",
     "ZCDP": "zero-concentrated mechanism",
     "PoissonSampled": "on a Poisson sample",
     "NonPrivate": "not private",

@@ -46,8 +46,8 @@ OF_THE_PROMISE = (
     "a job pays badly) is what the table is made to show, and can be concluded about somebody who is not in it too.",
     "The promise is about everything computed from what was charged. Other releases from the same rows count only if "
     "they were charged to the same account.",
-    "The promise rests on the schema being public knowledge, on the code doing what it says, and on nobody watching "
-    "the computation itself (timing, memory, power).",
+    "The promise rests on what the schema declares being public knowledge, on the code doing what it says, and on "
+    "nobody watching the computation itself (timing, memory, power).",
 )
 OF_THE_TABLE = (
     "Synthetic rows describe nobody. A row that looks like somebody's is chance or what the whole table suggests.",
