@@ -655,7 +655,8 @@ def check_obeys_learned_schema(name: str) -> None:
         _require(not made.schema.unresolved, f"{what}: something was left unlearned")
         bought = [c.name for c in made.schema.columns if c.source == "charged"]
         _require(len(bought) == len(learned_schema().unresolved), f"{what}: learned columns do not say that they are")
-        _require(made.schema["price"].low == 0.0, f"{what}: a declared bound was replaced")  # type: ignore[attr-defined]
+        price = made.schema["price"]
+        _require(isinstance(price, Decimal) and price.low == 0.0, f"{what}: a declared bound was replaced")
         _require_schema(made.sample(50, random_state=2), made.schema, 50)
     with tempfile.TemporaryDirectory() as folder:
         made.save(folder)
@@ -672,9 +673,11 @@ def check_rare_values_are_not_learned(name: str) -> None:
     frame.loc[7, "price"] = 0.123456
     made = fitted(name, frame, learned_schema(), epsilon=20.0)
     colours, small, price = (made.schema[c] for c in ("colour, of 🎈", "small", "price"))
-    _require({"red", "green", "blue"} <= set(colours.labels), "a frequent category was not learned")  # type: ignore[attr-defined]
-    _require(0 <= small.low <= small.high <= 60, "a bound is one row's, or wide of the mark")  # type: ignore[attr-defined]
-    _require(price.decimals == 2, "decimals are one row's, or wrong")  # type: ignore[attr-defined]
+    learned = isinstance(colours, Categorical) and {"red", "green", "blue"} <= set(colours.labels)
+    _require(learned, "a frequent category was not learned")
+    near = isinstance(small, Integer) and 0 <= small.low <= small.high <= 60
+    _require(near, "a bound is one row's, or wide of the mark")
+    _require(isinstance(price, Decimal) and price.decimals == 2, "decimals are one row's, or wrong")
     words = [made.sample(3_000).to_csv(), made.statement.to_json(), repr(made.schema.columns), *_files(made)]
     _require(all(SENTINEL not in w and str(SENTINEL_NUMBER) not in w for w in words), "a rare value left the table")
 

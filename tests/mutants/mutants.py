@@ -422,10 +422,8 @@ _A10 = (
         "candidates are scored before the receipt is asked",
         Edit(
             "tabveil.mechanisms:PrivateRows.choose",
-            "        event = self._take(label, ExponentialMechanismDpEvent)\n"
-            "        scores = self._score(contest)[np.asarray(allowed)]",
-            "        scores = self._score(contest)[np.asarray(allowed)]\n"
-            "        event = self._take(label, ExponentialMechanismDpEvent)",
+            "        event = self._take(label, ExponentialMechanismDpEvent)\n",
+            "        self._score(contest)\n        event = self._take(label, ExponentialMechanismDpEvent)\n",
         ),
         _UNCHARGED,
         "__getattr__",
@@ -769,8 +767,8 @@ _A17 = (
             "tabveil.mechanisms:_Source._cells",
             "        start = 0",
             "        if self._kept is not None:\n"
-            "            bounded = Schema(columns=(Identifier(name='person'), *columns.values()), privacy_unit='person',\n"
-            "                             max_rows_per_unit=2)\n"
+            "            persons = (Identifier(name='person'), *columns.values())\n"
+            "            bounded = Schema(columns=persons, privacy_unit='person', max_rows_per_unit=2)\n"
             "            self._kept = _kept_rows_by_name(self._table, bounded)\n"
             "        start = 0",
         ),
@@ -1121,7 +1119,7 @@ _A17 = (
     *_A17,
     _m(
         "a17-learned-by-position-in-any-order",
-        "bounds are learned from rows kept by position though a database may give them in another order in the next pass",
+        "bounds are learned from rows kept by position though a database may give them in another order next time",
         Edit("tabveil.mechanisms:PrivateRows._keep", "if not self._table.repeatable:", "if False:"),
         Check(STREAMING, "test_learning_bounds_persons_where_rows_come_in_any_order"),
         "[300, 2, 0]",
