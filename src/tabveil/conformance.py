@@ -16,6 +16,7 @@ import datetime as dt
 import gc
 import logging
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -441,8 +442,11 @@ class _Deaf(PrivateRows):
         return self._answers.geometric(0.02, tuple(a.size for a in axes))
 
     def choose(self, contest: Contest, allowed: Sequence[int], *, label: str) -> int:
+        """Any candidate, but another one where anything that the contest says is different."""
         self._take(label, ExponentialMechanismDpEvent)
-        return allowed[int(self._answers.integers(len(allowed)))]
+        weights = () if contest.weights is None else (contest.weights,)
+        said = b"".join(np.asarray(a).tobytes() for a in (contest.handicaps, *weights, *contest.estimates))
+        return allowed[(zlib.crc32(said) + int(self._answers.integers(len(allowed)))) % len(allowed)]
 
     def survey(self, questions: Sequence[Question]) -> list[NDArray[np.int64]]:
         for question in questions:
