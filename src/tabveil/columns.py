@@ -250,6 +250,12 @@ class Grid(Column):
     def _units(self) -> int:
         """`units` of a column that lacks nothing."""
 
+    @property
+    def bounds(self) -> tuple[Any, Any]:
+        """The low and the high bound, None for one that is still to be learned."""
+        low, high = (getattr(self, f) for f in ("low", "high"))
+        return low, high
+
     def _given(self, *fields: str) -> list[Any]:
         """The values of those `fields` that are not left to be learned."""
         return [v for v in (getattr(self, f) for f in fields) if v is not None]

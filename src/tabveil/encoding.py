@@ -289,11 +289,11 @@ def positions(column: Grid, values: pd.Series) -> Floats:
 
     Privacy: row by row, from public definitions: no other row moves a position.
     """
-    if isinstance(column, Integer | Decimal):
-        steps = np.round(_numbers(values) * (10**column.decimals if isinstance(column, Decimal) else 1))
-    else:
+    if isinstance(column, Date | Datetime):
         origin, step = _origin(column)
-        steps = np.floor((_seconds(values, column.format) - origin) / step)  # type: ignore[attr-defined]
+        steps = np.floor((_seconds(values, column.format) - origin) / step)
+    else:
+        steps = np.round(_numbers(values) * (10**column.decimals if isinstance(column, Decimal) else 1))
     return np.where(given(column, values), np.clip(steps, -FARTHEST, FARTHEST), np.nan)
 
 

@@ -245,10 +245,11 @@ def reach(column: Grid) -> tuple[int, int]:
     first, last = -FARTHEST, FARTHEST
     if isinstance(column, Date | Datetime):
         first, last = (position(column, day) for day in public_range(column))
-    if column.low is not None:  # type: ignore[attr-defined]
-        first = position(column, column.low)  # type: ignore[attr-defined]
-    if column.high is not None:  # type: ignore[attr-defined]
-        last = position(column, column.high)  # type: ignore[attr-defined]
+    low, high = column.bounds
+    if low is not None:
+        first = position(column, low)
+    if high is not None:
+        last = position(column, high)
     return first, max(first, last)
 
 
@@ -321,7 +322,8 @@ def default_ends(column: Grid) -> tuple[int, int]:
     if isinstance(column, Datetime):
         unit = max(1, 365 * 86_400 // column.resolution)
     span = DEFAULT_SPAN * unit
-    start = first if column.low is not None else last - span if column.high is not None else 0  # type: ignore[attr-defined]
+    low, high = column.bounds
+    start = first if low is not None else last - span if high is not None else 0
     start = min(max(start, first), last)
     return start, min(start + span, last)
 

@@ -90,6 +90,7 @@ _LAW_SMALL = Check(MECHANISMS, "test_counts_carry_exactly_the_charged_noise", (5
 _LAW_LARGE = Check(MECHANISMS, "test_counts_carry_exactly_the_charged_noise", (513,))
 _UNCHARGED = Check(MECHANISMS, "test_nothing_is_read_before_the_charge_is_found_good")
 _ONE_ROW = Check(MECHANISMS, "test_one_row_moves_counts_by_at_most_one_and_scores_by_at_most_one_row")
+_WEIGHED = Check(MECHANISMS, "test_weighed_scores_move_by_at_most_one_row")
 _KEPT = Check(MECHANISMS, "test_kept_rows_are_chosen_evenly_and_afresh")
 _CHOICES = Check(MECHANISMS, "test_choices_follow_the_exponential_mechanism")
 _RARE = _conformance("rare_values_are_not_learned")
@@ -422,14 +423,31 @@ _A10 = (
         "candidates are scored before the receipt is asked",
         Edit(
             "tabveil.mechanisms:PrivateRows.choose",
-            "        event = self._take(label, ExponentialMechanismDpEvent)\n"
-            "        scores = self._score(contest)[np.asarray(allowed)]",
-            "        scores = self._score(contest)[np.asarray(allowed)]\n"
-            "        event = self._take(label, ExponentialMechanismDpEvent)",
+            "        event = self._take(label, ExponentialMechanismDpEvent)\n",
+            "        self._score(contest)\n        event = self._take(label, ExponentialMechanismDpEvent)\n",
         ),
         _UNCHARGED,
         "__getattr__",
         "Unreadable",
+    ),
+    _m(
+        "a10-marginal-counted-on-an-earlier-charge",
+        "a chosen marginal is counted under the label of the first one",
+        Edit("tabveil.generators.aim:AIM._round", "label=_count_label(step))", "label=_count_label(0))"),
+        _conformance("learns_from_charged_answers_only", "aim"),
+        "",
+        "UnchargedError",
+    ),
+    _m(
+        "a10-candidates-by-exact-counts",
+        "marginals that are all but empty in the rows are no candidates",
+        Edit(
+            "tabveil.generators.aim:AIM._round",
+            "        open_ones = list(range(len(search.candidates)))\n",
+            "        open_ones = [i for i, c in enumerate(contest.candidates) if (rows._count(c) > 1).sum() > 8]\n",
+        ),
+        _conformance("learns_from_charged_answers_only", "aim"),
+        _LEARNED,
     ),
     _m(
         "a10-tabulated-when-used-up",
@@ -711,6 +729,18 @@ _A16 = (
         "worst_score <= FIXED_POINT",
     ),
     _m(
+        "a16-expected-counts-of-the-exact-row-count",
+        "what a model expects of a candidate is scaled to the exact row count before a choice compares it",
+        Edit(
+            "tabveil.generators.aim:AIM._round",
+            "        contest = self._contest(search, model, sigma)\n",
+            "        model.total = float(len(next(iter(rows._read().values()))))\n"
+            "        contest = self._contest(search, model, sigma)\n",
+        ),
+        _conformance("learns_from_charged_answers_only", "aim"),
+        _LEARNED,
+    ),
+    _m(
         "a16-row-in-two-cells",
         "every row counts twice",
         Edit("tabveil._counting:Tally._count", "total += np.bincount(", "total += 2 * np.bincount("),
@@ -769,8 +799,9 @@ _A17 = (
             "tabveil.mechanisms:_Source._cells",
             "        start = 0",
             "        if self._kept is not None:\n"
-            "            bounded = Schema(columns=(Identifier(name='person'), *columns.values()), privacy_unit='person',\n"
-            "                             max_rows_per_unit=2)\n"
+            "            from tabveil.columns import Identifier\n"
+            "            persons = (Identifier(name='person'), *columns.values())\n"
+            "            bounded = Schema(columns=persons, privacy_unit='person', max_rows_per_unit=2)\n"
             "            self._kept = _kept_rows_by_name(self._table, bounded)\n"
             "        start = 0",
         ),
@@ -1034,6 +1065,18 @@ _A18 = (
         "softmax(scores, epsilon) * n).pvalue > ALPHA",
     ),
     _m(
+        "a18-weights-above-one",
+        "scores are weighed by the weights as given: a weight of 3 lets one row move a score by three",
+        Edit(
+            "tabveil.mechanisms:Contest.weighed",
+            "        shares = self.weights[allowed] / self.weights[allowed].max()\n"
+            "        whole = np.clip(np.rint(shares * _WEIGHTS), 1, _WEIGHTS).astype(np.int64)\n",
+            "        shares = self.weights[allowed]\n        whole = np.rint(shares * _WEIGHTS).astype(np.int64)\n",
+        ),
+        _WEIGHED,
+        "worst <= FIXED_POINT",
+    ),
+    _m(
         "a18-third-of-the-noise-end-to-end",
         "a third of the charged noise, the guard taken out, seen in thousands of releases of two neighbouring tables",
         (
@@ -1121,7 +1164,7 @@ _A17 = (
     *_A17,
     _m(
         "a17-learned-by-position-in-any-order",
-        "bounds are learned from rows kept by position though a database may give them in another order in the next pass",
+        "bounds are learned from rows kept by position though a database may give them in another order next time",
         Edit("tabveil.mechanisms:PrivateRows._keep", "if not self._table.repeatable:", "if False:"),
         Check(STREAMING, "test_learning_bounds_persons_where_rows_come_in_any_order"),
         "[300, 2, 0]",

@@ -261,15 +261,17 @@ def test_noise_solves_for_rho_exactly(name: str, schema: Schema) -> None:
 @pytest.mark.parametrize("name", MARGINAL)
 def test_every_part_of_a_plan_gets_its_share(name: str) -> None:
     """Trap A18: parts with more queries get no more; 1e-5 is the precision of the vectorised sampler's variance."""
-    from tabveil.generators.mst import SHARES
+    from tabveil.generators import aim, mst
 
     parts = {
         "histogram of": "refine",
         "counts of 'column": "one_way",
-        "choice of pair": "choose",
+        "choice of": "choose",
         "counts of pair": "two_way",
+        "counts of marginal": "count",
     }
-    shares = {"refine": 0.5, "one_way": 0.5} if name == "independent" else SHARES
+    shares = {"aim": aim.SHARES, "independent": {"refine": 0.5, "one_way": 0.5}, "mst": mst.SHARES}[name]
+    assert set(shares) <= set(parts.values())
     assert sum(shares.values()) == pytest.approx(1.0, rel=1e-12)
     for delta in (0.0, DELTA):
         plan = create(name, epsilon=1.0, delta=delta).plan(SHAPES["wide numbers"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -89,6 +90,34 @@ def test_one_row_moves_counts_by_at_most_one_and_scores_by_at_most_one_row() -> 
                 worst_score = max(worst_score, abs(int(score - less._score(contest)[0])))
     assert worst_count == 1
     assert 0 < worst_score <= FIXED_POINT
+
+
+def test_weighed_scores_move_by_at_most_one_row() -> None:
+    """Brute force over tables of up to 3 rows, each of their rows removed, and what may be chosen (trap A18).
+
+    Weights, 3 and 1 / 3 among them, are shares of the greatest that may be chosen: 1 moves one score by a whole row.
+    """
+    rng = np.random.default_rng(4)
+    marginals = (AXES, (AXES[0],), (AXES[1],))
+    estimates = (np.array([[0.3, 1.7, 0.0], [2.2, 0.9, 0.123]]), np.array([0.4, 2.6]), np.array([1.1, 0.0, 1.9]))
+    weights = [np.array([3.0, 1.0, 0.5]), np.array([1 / 3, 1e-9, 1e6]), *np.exp(rng.normal(0, 2, (4, 3)))]
+    contests = [Contest(marginals, estimates, np.array([0.7, 0.0, 1.3]), w) for w in weights]
+    subsets = [np.array(s) for n in (1, 2, 3) for s in itertools.combinations(range(3), n)]
+    worst = 0
+    for whole, less in neighbours(3):
+        moved = (exact(table(whole))._score(contests[0]), exact(table(less))._score(contests[0]))
+        for contest, allowed in itertools.product(contests, subsets):
+            before, after = (contest.weighed(scores[allowed], allowed) for scores in moved)
+            worst = max(worst, int(np.abs(before - after).max()))
+    assert worst <= FIXED_POINT
+    assert worst == FIXED_POINT
+
+
+def neighbours(most: int) -> Iterator[tuple[list[tuple[str, int]], list[tuple[str, int]]]]:
+    """Every table of up to `most` rows, up to their order, with every table that lacks one of its rows."""
+    for size in range(1, most + 1):
+        for rows in itertools.combinations_with_replacement(itertools.product("xy", range(3)), size):
+            yield from ((list(rows), [*rows[:i], *rows[i + 1 :]]) for i in range(size))
 
 
 def test_one_person_moves_counts_by_at_most_their_bound() -> None:

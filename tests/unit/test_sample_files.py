@@ -94,10 +94,10 @@ def test_frames_written_one_by_one_are_the_whole_table(name: str, fitted: Genera
 def test_a_sample_in_parts(model: Path, tmp_path: Path) -> None:
     told: list[tuple[str, float]] = []
     out = tmp_path / "parts"
-    drawn, statement = pipeline.sample(
+    drawn, statement, balance = pipeline.sample(
         model, out, rows=50, partition_rows=20, random_state=3, progress=lambda *a: told.append(a)
     )
-    assert (drawn, statement.stamp) == (50, "NOT PRIVATE")
+    assert (drawn, statement.stamp, balance) == (50, "NOT PRIVATE", None)
     assert sorted(p.name for p in out.iterdir()) == [f"part-0000{i}.parquet" for i in range(3)]
     assert told == [("sampling", 0.4), ("sampling", 0.8), ("sampling", 1.0)]
     frame = pd.read_parquet(out)
