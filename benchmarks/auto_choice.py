@@ -1,4 +1,4 @@
-"""How `auto` chooses, held to what was measured: every candidate over rows and epsilon, on tables other than the headline's.
+"""How `auto` chooses, held to measurements: every candidate by rows and epsilon, on tables other than the headline's.
 
     .venv/bin/python benchmarks/auto_choice.py --data ../shared/data --out benchmarks/results/auto_choice.jsonl
 
@@ -130,10 +130,8 @@ def tables(path: Path, schemas: dict[str, tv.Schema]) -> Iterator[str]:
         best = min(distance.values())
         aucs = [statistics.mean(f["auc"] for f in fits[g]) for g in GENERATORS if fits[g][0]["auc"] is not None]
         picks = [chosen(cell, schemas[cell[0]], public=public) for public in (True, False)]
-        for who, pick in {
-            **dict(zip(("auto", "auto, rows private"), picks, strict=True)),
-            **{g: g for g in GENERATORS},
-        }.items():
+        named = {"auto": picks[0], "auto, rows private": picks[1], **{g: g for g in GENERATORS}}
+        for who, pick in named.items():
             regrets.setdefault(who, []).append(distance[pick] - best)
         shown = [f"{distance[g]:.3f}" for g in GENERATORS] + [", ".join(f"{a:.3f}" for a in aucs)]
         shown += [part for pick in picks for part in (pick, f"{distance[pick] - best:.3f}")]

@@ -67,7 +67,8 @@ def choose(schema: Schema, *, epsilon: float, delta: float | None = None) -> Cho
 
     Args:
       schema: what is public; a draft will do.
-      epsilon, delta: the budget of one fit, as `Generator` takes them.
+      epsilon: budget of one fit, above 0; inf allowed.
+      delta: in [0, 1); asked for wherever epsilon is finite.
 
     Raises:
       UsageError: epsilon or delta out of range.

@@ -162,7 +162,7 @@ class Generator(ABC):
         return {name: getattr(self, name) for name in self.option_names()}
 
     def settings(self) -> dict[str, Any]:
-        """What a release says of how it was fitted beside the budget: the options, and what a fit settled for itself."""
+        """What a release says of a fit beside its budget: the options, and what the fit settled for itself."""
         return {k: v for k, v in self.get_params().items() if k not in ("progress", "epsilon", "delta")}
 
     def set_params(self, **params: Any) -> Self:
