@@ -88,8 +88,8 @@ def expected_noise(schema: Schema, *, epsilon: float, delta: float) -> float:
     columns; 0 where epsilon is inf.
 
     A rule of thumb in closed form, so that the same schema and budget give the same choice under any accountant: zCDP
-    (Bun & Steinke 2016, Proposition 1.3) for delta above 0, the Laplace mechanism for delta 0. Nothing is charged by
-    it.
+    (Bun & Steinke 2016, Proposition 1.3) for delta above 0, the Laplace mechanism for delta 0. It is up to 1.6 times
+    what would be charged, most where epsilon is small; nothing is charged by it.
     """
     columns, k = len(schema.modelled), schema.contributions
     if not math.isfinite(epsilon):
