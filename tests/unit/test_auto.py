@@ -135,7 +135,7 @@ def test_the_rule_of_thumb_is_at_most_so_far_above_the_noise_that_would_be_charg
     parts = [Part(tuple(f"table {i}" for i in range(6)), 1.0)]
     event = divide(parts, schema, epsilon=epsilon, delta=delta)[0].event
     charged = event.sigma if isinstance(event, DiscreteGaussianDpEvent) else math.sqrt(2) * event.scale
-    assert charged * (1 - 1e-6) <= auto.expected_noise(schema, epsilon=epsilon, delta=delta) <= 1.6 * charged
+    assert charged * (1 - 1e-4) <= auto.expected_noise(schema, epsilon=epsilon, delta=delta) <= 1.6 * charged
 
 
 @given(
