@@ -38,8 +38,8 @@ def numbers(columns: int, rows: int | None = None, **more: Any) -> Schema:
     return Schema(columns=tuple(Integer(name=f"n{i}", low=0, high=9) for i in range(columns)), public_rows=rows, **more)
 
 
-SCHEMA = numbers(4, rows=120)
-FRAME = pd.DataFrame({f"n{i}": np.arange(120) // (i + 1) % 10 for i in range(4)})
+SCHEMA = numbers(4, rows=1_200)
+FRAME = pd.DataFrame({f"n{i}": np.arange(1_200) // (i + 1) % 10 for i in range(4)})
 
 
 def account(schema: Schema = SCHEMA, epsilon: float = 100.0) -> Ledger:
