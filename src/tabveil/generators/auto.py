@@ -37,8 +37,8 @@ PAIRS_FROM = 100.0
 TRIPLES_FROM = 600.0
 """Rows per standard deviation of noise from which sets of three columns are worth counting."""
 
-WIDE = 100
-"""With more columns than this, sets of three are too many to look through."""
+WIDE = 64
+"""With more columns than this, sets of three crowd the pairs out of a model of the usual size."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _by_strength(strength: float, columns: int) -> tuple[str, str]:
             "columns, too little for sets of three."
         )
     if columns > WIDE:
-        return "mst", f"With more than {WIDE} columns, sets of three are too many to look through."
+        return "mst", f"With more than {WIDE} columns, sets of three would crowd pairs out of the model."
     return "aim", f"That is {TRIPLES_FROM:g} rows per standard deviation or more: enough for sets of three columns."
 
 
