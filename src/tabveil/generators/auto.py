@@ -75,10 +75,10 @@ def choose(schema: Schema, *, epsilon: float, delta: float | None = None) -> Cho
       UsageError: epsilon or delta out of range.
     """
     epsilon = check_epsilon(epsilon)
-    columns = len(schema.modelled)
-    if columns == 1:
+    delta, columns = check_delta(delta, epsilon), len(schema.modelled)
+    if columns < 2:
         return Choice("independent", reasons=("There is one column to learn, and so no dependence between columns.",))
-    noise = expected_noise(schema, epsilon=epsilon, delta=check_delta(delta, epsilon))
+    noise = expected_noise(schema, epsilon=epsilon, delta=delta)
     rows = schema.public_rows or ASSUMED_ROWS
     name, why = _by_strength(rows / noise if noise else math.inf, columns)
     return Choice(name, reasons=(_about_rows(schema), _about_noise(noise, columns), why))
@@ -98,8 +98,8 @@ def expected_noise(schema: Schema, *, epsilon: float, delta: float) -> float:
     if delta == 0:
         return math.sqrt(2) * k * columns / epsilon
     room = math.log(1 / delta)
-    rho = (epsilon / (math.sqrt(room + epsilon) + math.sqrt(room))) ** 2
-    return k * math.sqrt(columns / (2 * rho))
+    root_of_rho = epsilon / (math.sqrt(room + epsilon) + math.sqrt(room))
+    return k * math.sqrt(columns / 2) / root_of_rho
 
 
 def _by_strength(strength: float, columns: int) -> tuple[str, str]:
