@@ -187,6 +187,10 @@ class Generator(ABC):
         """Constructor arguments and their values, as scikit-learn's."""
         return {name: getattr(self, name) for name in self.option_names()}
 
+    def settings(self) -> dict[str, Any]:
+        """What a release says of a fit beside its budget: the options, and what the fit settled for itself."""
+        return {k: v for k, v in self.get_params().items() if k not in ("progress", "epsilon", "delta")}
+
     def set_params(self, **params: Any) -> Self:
         """Set constructor arguments, checked as the constructor does; the generator must be fitted again."""
         unknown = sorted(set(params) - set(self.option_names()))
