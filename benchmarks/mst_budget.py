@@ -56,13 +56,17 @@ def load(name: str, data: Path) -> tuple[tv.Schema, pd.DataFrame, pd.DataFrame]:
 
 
 def measure(
-    table: tuple[tv.Schema, pd.DataFrame, pd.DataFrame], epsilon: float, options: dict[str, int]
+    table: tuple[tv.Schema, pd.DataFrame, pd.DataFrame],
+    epsilon: float,
+    options: dict[str, int],
+    *,
+    generator: str = "mst",
 ) -> list[float]:
     """3-way distance, the target's first gradient-boosting score, shift of means, stray of standard deviations."""
     schema, train, test = table
     ledger = tv.Ledger(":memory:")
     ledger.open("benchmark", epsilon=epsilon, delta=1e-5)
-    made = tv.create("mst", epsilon=epsilon, delta=1e-5, **options)
+    made = tv.create(generator, epsilon=epsilon, delta=1e-5, **options)
     sample = made.fit(train, schema, ledger=ledger, dataset="benchmark").sample(len(train))
     scores = {s.name: s.value for s in tv.evaluate(sample, train=train, holdout=test, schema=schema)}
     boosted = next(v for k, v in scores.items() if "gradient boosting" in k and k.startswith(("R2", "ROC AUC")))

@@ -149,10 +149,9 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _summary(release: Release) -> str:
-    rows = release.provenance.rows
-    return (
-        f"{rows:,} synthetic row{'s' * (rows != 1)} by {release.provenance.generator}. {release.statement.sentence()}"
-    )
+    made, rows = release.provenance, release.provenance.rows
+    chosen = f", which chose {made.options['chosen']}: {made.options['because']}" if "chosen" in made.options else "."
+    return f"{rows:,} synthetic row{'s' * (rows != 1)} by {made.generator}{chosen} {release.statement.sentence()}"
 
 
 def _warn(statement: PrivacyStatement) -> None:
@@ -165,6 +164,7 @@ def _release(release: Release) -> dict[str, Any]:
         "folder": str(release.folder),
         "rows": release.provenance.rows,
         "generator": release.provenance.generator,
+        "options": release.provenance.options,
         "stamp": release.statement.stamp,
         "statement": release.statement.to_dict(),
         "manifest_sha256": release.digest,

@@ -254,13 +254,12 @@ def _written(run: _Run, frame: pd.DataFrame, folder: Path) -> Release:
 
 def _provenance(run: _Run, *, rows: int) -> Provenance:
     python, packages = versions()
-    options = {k: v for k, v in run.generator.get_params().items() if k not in ("progress", "epsilon", "delta")}
     return Provenance(
         tabveil=tabveil.__version__,
         python=python,
         packages=packages,
         generator=run.generator.plugin_name(),
-        options=options,
+        options=run.generator.settings(),
         seconds=run.seconds,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         rows=rows,

@@ -217,6 +217,17 @@ def test_synthesize_tells_a_script_everything(desk: Desk) -> None:
     assert desk.run("verify", "release", "--ledger", "ledger.db", "--json").json["verified"]
 
 
+def test_auto_tells_which_generator_it_chose_and_why(desk: Desk) -> None:
+    outcome = desk.synthesize(generator="auto")
+    options = json.loads((desk.folder / "release" / "manifest.json").read_text())["provenance"]["options"]
+    assert f"by auto, which chose {options['chosen']}: {options['because']}" in outcome.out
+    for page in ("report.md", "report.html"):
+        assert f"chosen = {options['chosen']}" in (desk.folder / "release" / page).read_text()
+    assert desk.run("verify", "release", "--ledger", "ledger.db").code == 0
+    free = {"epsilon": "inf", "delta": "", "ledger": "", "dataset": "", "out": "open"}
+    assert desk.synthesize("--json", generator="auto", **free).json["options"]["chosen"] == "aim"
+
+
 def test_measuring_goes_into_a_folder_of_its_own(desk: Desk) -> None:
     desk.write(desk.frame.sample(60, random_state=1), "holdout.csv")
     outcome = desk.synthesize("--json", holdout="holdout.csv")

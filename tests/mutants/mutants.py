@@ -33,6 +33,7 @@ DOMAINS = "unit.test_domains"
 LEARNING = "unit.test_learning"
 ACCOUNTING = "unit.test_accounting"
 GENERATORS = "unit.test_generators"
+AUTO = "unit.test_auto"
 RELEASE = "statistical.test_release_law"
 
 
@@ -761,6 +762,17 @@ _A16 = (
         Edit("tabveil.generators.base:Generator._state_privacy", "relation=RELATION", "relation='replace_one'"),
         Check(GENERATORS, "test_one_relation_and_one_unit_everywhere", ("independent",)),
         "relation",
+    ),
+    _m(
+        "a16-chosen-by-exact-row-count",
+        "`auto` chooses its generator by how many rows the table has",
+        Edit(
+            "tabveil.generators.auto:Auto._learn",
+            "choice = plan.choice if isinstance(plan, _Plan) else self._choose(self.schema)",
+            "choice = self._choose(type(self.schema)(self.schema.columns, public_rows=len(rows._read()['n0'])))",
+        ),
+        Check(AUTO, "test_the_choice_does_not_depend_on_rows"),
+        "first.choice == second.choice",
     ),
 )
 

@@ -132,7 +132,7 @@ def test_public_name_resolves(name: str) -> None:
 
 def test_names_lists_plugins_without_importing_them() -> None:
     result = run("import tabveil; print(*tabveil.names('generators'), 'numpy' in sys.modules)")
-    assert result.stdout.split() == ["aim", "independent", "mst", "False"], result.stderr
+    assert result.stdout.split() == ["aim", "auto", "independent", "mst", "False"], result.stderr
     with pytest.raises(tabveil.errors.UsageError, match="no family 'schemas'"):
         tabveil.names("schemas")
 

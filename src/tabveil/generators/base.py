@@ -60,12 +60,14 @@ class Plan:
       generator: plugin name.
       epsilon, delta: what the user allows; epsilon inf means not private.
       spends: every charged step with its label; empty where epsilon is inf.
+      seconds: roughly what the fit may take beside reading the rows; None where the generator does not say.
     """
 
     generator: str
     epsilon: float
     delta: float
     spends: tuple[Spend, ...]
+    seconds: float | None = None
 
     @property
     def private(self) -> bool:
@@ -185,6 +187,10 @@ class Generator(ABC):
         """Constructor arguments and their values, as scikit-learn's."""
         return {name: getattr(self, name) for name in self.option_names()}
 
+    def settings(self) -> dict[str, Any]:
+        """What a release says of a fit beside its budget: the options, and what the fit settled for itself."""
+        return {k: v for k, v in self.get_params().items() if k not in ("progress", "epsilon", "delta")}
+
     def set_params(self, **params: Any) -> Self:
         """Set constructor arguments, checked as the constructor does; the generator must be fitted again."""
         unknown = sorted(set(params) - set(self.option_names()))
@@ -248,14 +254,21 @@ class Generator(ABC):
                 "a generator that does, such as mst."
             )
         if not math.isfinite(self.epsilon):
-            return Plan(self.plugin_name(), math.inf, self.delta, ())
+            return Plan(self.plugin_name(), math.inf, self.delta, (), self.expected_seconds(schema))
         schema.require_approved()
         if schema.public_rows is not None and self.delta > 1 / schema.public_rows:
             raise UsageError(
                 f"delta must be at most 1 / public_rows = {1 / schema.public_rows:.3g}: above it, publishing whole "
                 "rows at random would count as private."
             )
-        return Plan(self.plugin_name(), self.epsilon, self.delta, self._all_spends(schema))
+        spends = self._all_spends(schema)
+        return Plan(self.plugin_name(), self.epsilon, self.delta, spends, self.expected_seconds(schema))
+
+    def expected_seconds(self, schema: Schema) -> float | None:
+        """What a fit under `schema` may take beside reading the rows, from public knowledge alone: an order of
+        magnitude, on two cores. None where the generator cannot say.
+        """
+        return None
 
     def _all_spends(self, schema: Schema) -> tuple[Spend, ...]:
         """The subclass's steps and, where it has not planned for them itself (`divide` does), those that resolve

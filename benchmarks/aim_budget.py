@@ -1,0 +1,61 @@
+"""How `aim` divides its budget, cuts its columns and works in rounds: variants side by side, on tables other than the
+headline's.
+
+    .venv/bin/python benchmarks/aim_budget.py --data ../shared/data [--fits 3] [--epsilons 1 10] [--variants ...]
+
+One line per variant, epsilon and table, as `mst_budget.py`, and seconds of a fit with its scores. The defaults are the
+line "as shipped".
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from unittest import mock
+
+from mst_budget import TABLES, load, measure
+
+from tabveil.generators import aim
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "as shipped": {},
+    "half the noise per cell: more cells": {"ROW_NOISE": aim.ROW_NOISE / 2},
+    "twice the noise per cell: fewer cells": {"ROW_NOISE": aim.ROW_NOISE * 2},
+    "at most 32 cells": {"CELLS": (4, 32)},
+    "target weighs 1": {"TARGET_WEIGHT": 1.0},
+    "target weighs 2": {"TARGET_WEIGHT": 2.0},
+    "target weighs 5": {"TARGET_WEIGHT": 5.0},
+    "2 rounds": {"ROUNDS": 2},
+    "4 rounds": {"ROUNDS": 4},
+    "refining 6 %, one-way 6 %": {"SHARES": {"refine": 0.06, "one_way": 0.06, "choose": 0.08, "count": 0.80}},
+    "refining 15 %, one-way 10 %": {"SHARES": {"refine": 0.15, "one_way": 0.10, "choose": 0.08, "count": 0.67}},
+    "choices 4 %": {"SHARES": {"refine": 0.10, "one_way": 0.08, "choose": 0.04, "count": 0.78}},
+}
+
+
+def main() -> None:
+    """Run every variant on every table and print a Markdown table of means."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--fits", type=int, default=3)
+    parser.add_argument("--epsilons", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
+    arguments = parser.parse_args()
+    print("| variant | epsilon | table | 3-way distance | AUC or R2 | means | deviations | seconds |")
+    print("|---|---|---|---|---|---|---|---|")
+    tables = {name: load(name, arguments.data) for name in TABLES}
+    for variant in arguments.variants:
+        for epsilon in arguments.epsilons:
+            for name, table in tables.items():
+                with mock.patch.dict(vars(aim), VARIANTS[variant]):
+                    start = time.perf_counter()
+                    results = [measure(table, epsilon, {}, generator="aim") for _ in range(arguments.fits)]
+                    seconds = (time.perf_counter() - start) / arguments.fits
+                cells = " | ".join(f"{statistics.mean(column):.3f}" for column in zip(*results, strict=True))
+                print(f"| {variant} | {epsilon:g} | {name} | {cells} | {seconds:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
