@@ -34,6 +34,9 @@ THREADS = 2
 MOST_AXES = 16
 """Axes counted together at most: axes of a single cell cost none, and numpy has no more than 64."""
 
+RECENT = 128
+"""Joint histograms that may still grow: with hundreds of columns, to try them all would take longer than to count."""
+
 LOOKUP = 2**18
 """A table from codes to cells is made for columns with at most this many values, and no more than four per row."""
 
@@ -90,7 +93,7 @@ class Cutter:
 def joined(marginals: Sequence[Sequence[int]], widths: Mapping[int, int]) -> list[tuple[int, ...]]:
     """Sets of axes whose joint histograms hold all `marginals`, each at most TOGETHER cells or one marginal itself.
 
-    First fit: a marginal goes into the first set that stays small with it.
+    First fit: a marginal that no set holds yet goes into the first of the last RECENT sets that stays small with it.
     """
 
     def cells(axes: Sequence[int] | set[int]) -> int:
@@ -100,13 +103,18 @@ def joined(marginals: Sequence[Sequence[int]], widths: Mapping[int, int]) -> lis
         return len(axes) <= MOST_AXES and cells(axes) <= TOGETHER
 
     sets: list[set[int]] = []
+    holding: dict[int, set[int]] = {a: set() for a in widths}
     for marginal in sorted(marginals, key=cells, reverse=True):
         wanted = set(marginal)
-        home = next((s for s in sets if wanted <= s or small(s | wanted)), None)
-        if home is None:
-            sets.append(wanted)
-        else:
-            home |= wanted
+        if set.intersection(*(holding[a] for a in wanted)):
+            continue
+        recent = range(max(0, len(sets) - RECENT), len(sets))
+        home = next((i for i in recent if small(sets[i] | wanted)), len(sets))
+        if home == len(sets):
+            sets.append(set())
+        sets[home] |= wanted
+        for a in wanted:
+            holding[a].add(home)
     return [tuple(sorted(s)) for s in sets]
 
 
@@ -124,6 +132,7 @@ class Tally:
         self._at = {id(a): i for i, a in enumerate(self.axes)}
         self._widths = {i: c.width for i, c in enumerate(self.cutters)}
         self._joint = joined([[self._at[id(a)] for a in m] for m in self._marginals], self._widths)
+        self._holding = {i: {n for n, j in enumerate(self._joint) if i in j} for i in self._widths}
         self._totals = [np.zeros(self._cells(j), dtype=np.int64) for j in self._joint]
         self._pool: ThreadPoolExecutor | None = None
         self._waiting: list[Future[None]] = []
@@ -168,7 +177,7 @@ class Tally:
         """Each marginal with its counts, one array axis per Axis, in the order asked."""
         for marginal in self._marginals:
             wanted = [self._at[id(a)] for a in marginal]
-            number = next(i for i, j in enumerate(self._joint) if set(wanted) <= set(j))
+            number = min(set.intersection(*(self._holding[i] for i in wanted)))
             axes = self._joint[number]
             total = self._totals[number].reshape([self._widths[i] for i in axes])
             summed = total.sum(axis=tuple(p for p, i in enumerate(axes) if i not in wanted))

@@ -22,7 +22,7 @@ from tabveil.errors import BudgetExceededError
 from tabveil.ledger import Ledger
 
 SERVER = """
-import os, sys, time
+import os, sys, time, traceback
 from tabveil.accounting import DiscreteGaussianDpEvent
 from tabveil.errors import BudgetExceededError, LedgerError
 from tabveil.ledger import Ledger
@@ -39,6 +39,10 @@ def work(place, epsilon, sigma, out):
                     head = reservation.commit().head
         except BudgetExceededError:
             break
+        except LedgerError as error:  # a machine so busy that two seconds went by between reserve and commit
+            if "has expired" not in str(error):
+                raise
+            continue
         os.write(out, head.encode() + b"\\n")  # the commit has returned: from here on it must never be lost
     os.write(out, b"done\\n")
 
@@ -54,6 +58,8 @@ for line in sys.stdin:
         try:
             work(place, float(epsilon), float(sigma), out)
             code = 0
+        except BaseException:
+            traceback.print_exc()  # _exit prints nothing
         finally:
             os._exit(code)
     print(pid, flush=True)
