@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -44,8 +44,8 @@ from tabveil.graphical_model import Clique, GraphicalModel, Measurement, model_c
 from tabveil.mechanisms import Contest, PrivateRows
 from tabveil.schema import Schema
 
-SHARES = {"refine": 0.10, "one_way": 0.08, "choose": 0.08, "count": 0.74}
-"""How the budget is divided; chosen on tables other than Adult (benchmarks/aim_budget.py)."""
+SHARES = {"refine": 0.15, "one_way": 0.10, "choose": 0.06, "count": 0.69}
+"""How the budget is divided; measured in benchmarks/aim_budget.py."""
 
 ROUNDS = 3
 """Models fitted; between two, as many marginals are counted as the tree of `mst` has edges."""
@@ -71,9 +71,12 @@ SAMPLED = (20_000, 1_000_000)
 MOST_TRIPLES = 3_000
 """With more triples than this, those with heavy columns and few cells are candidates."""
 
-CHECKED_AHEAD = 4_000
-"""With more candidates than this, whether one fits the model is asked of the chosen one only; its step may go
-unused."""
+TRIPLE_COLUMNS = 60
+"""With more columns than this, triples are made of the heaviest, those of few cells first."""
+
+CHECKED_AHEAD = 600
+"""With more candidates than this, whether they fit the model is asked again not after every choice but the more seldom
+the more there are; a choice that turns out not to fit leaves its step unused."""
 
 ROUND_ITERATIONS = 150
 LAST_ITERATIONS = 500
@@ -191,12 +194,13 @@ class AIM(MarginalGenerator):
         """Marginals whose noise would leave something of the table, and that a model may hold."""
         weigh = column_weights(self.schema, self.weights)
         most = min(total / (EXPECTED_NOISE * sigma), self.max_model_bytes / CELL_BYTES)
-        small = [c for c in _subsets(len(sizes), 2) if math.prod(sizes[a] for a in c) <= most]
-        triples = [c for c in _subsets(len(sizes), 3) if math.prod(sizes[a] for a in c) <= most]
+        small = [c for c in itertools.combinations(range(len(sizes)), 2) if math.prod(sizes[a] for a in c) <= most]
+        heavy = sorted(range(len(sizes)), key=lambda a: (-weigh[a], sizes[a], a))[:TRIPLE_COLUMNS]
+        triples = [c for c in itertools.combinations(sorted(heavy), 3) if math.prod(sizes[a] for a in c) <= most]
         if len(triples) > MOST_TRIPLES:
-            heavy = sorted(triples, key=lambda c: (-math.prod(weigh[a] for a in c), math.prod(sizes[a] for a in c), c))
-            triples = heavy[:MOST_TRIPLES]
-        candidates = [c for c in [*small, *triples] if all(weigh[a] > 0 for a in c)]
+            triples.sort(key=lambda c: (-math.prod(weigh[a] for a in c), math.prod(sizes[a] for a in c), c))
+            triples = triples[:MOST_TRIPLES]
+        candidates: list[Clique] = [c for c in [*small, *triples] if all(weigh[a] > 0 for a in c)]
         return _Search(tuple(candidates), np.array([math.prod(weigh[a] for a in c) for c in candidates]), sizes)
 
     def _round(
@@ -218,7 +222,7 @@ class AIM(MarginalGenerator):
         open_ones = list(range(len(search.candidates)))
         measured: list[Measurement] = []
         for step in steps:
-            if len(open_ones) <= CHECKED_AHEAD:
+            if (step - steps.start) % (1 + len(open_ones) // CHECKED_AHEAD) == 0:
                 open_ones = [i for i in open_ones if self._fits(search, held, i)]
             if not open_ones:
                 break
@@ -269,10 +273,6 @@ class AIM(MarginalGenerator):
         return expected, np.array([EXPECTED_NOISE * float(np.sqrt(e * scale).sum()) for e in expected])
 
 
-def _subsets(columns: int, size: int) -> Iterator[Clique]:
-    return itertools.combinations(range(columns), size)
-
-
 def _product(shares: Sequence[Floats]) -> Floats:
     found = shares[0]
     for share in shares[1:]:
@@ -284,18 +284,21 @@ def column_weights(schema: Schema, weights: Mapping[str, float] | None) -> list[
     """A weight per learned column: the user's, else TARGET_WEIGHT for the target, else 1.
 
     Raises:
-      UsageError: a name that is no learned column.
+      UsageError: a name that is no learned column, or fewer than two columns with a weight above 0.
     """
     names = [c.name for c in schema.modelled]
     given = ({n: TARGET_WEIGHT for n in names if n == schema.target}) if weights is None else weights
     unknown = [n for n in given if n not in names]
     if unknown:
         raise UsageError("'weights' may only name learned columns of the schema: one of its names is none.")
-    return [float(given.get(n, 1.0)) for n in names]
+    found = [float(given.get(n, 1.0)) for n in names]
+    if len(found) > 1 and sum(w > 0 for w in found) < 2:
+        raise UsageError("'weights' must leave at least two columns a weight above 0: marginals need two.")
+    return found
 
 
 def _checked(weights: Mapping[str, float]) -> dict[str, float]:
-    """`weights` if each is a number from 0 to a million, some above 0; raises UsageError otherwise."""
+    """`weights` if each is a number from 0 to a million; raises UsageError otherwise."""
     numbers = isinstance(weights, Mapping) and all(
         isinstance(n, str) and isinstance(w, int | float) and not isinstance(w, bool) and 0 <= w <= 1e6
         for n, w in weights.items()

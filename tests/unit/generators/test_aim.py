@@ -142,6 +142,12 @@ def test_weights_name_learned_columns() -> None:
     assert column_weights(SCHEMA, {"b": 5.0}) == [1.0, 5.0, 1.0, 1.0, 1.0]
 
 
+def test_weights_must_leave_a_pair() -> None:
+    with pytest.raises(UsageError, match="at least two columns"):
+        create("aim", epsilon=1.0, delta=1e-6, weights={n: 0.0 for n in "abcd"}).plan(SCHEMA)
+    create("aim", epsilon=1.0, delta=1e-6, weights={n: 0.0 for n in "abc"}).plan(SCHEMA)
+
+
 @pytest.mark.parametrize(("option", "value"), [("cells", 1), ("marginals", -1), ("max_model_bytes", 9_999)])
 def test_options_out_of_range_are_refused(option: str, value: int) -> None:
     with pytest.raises(UsageError, match=f"{option} must be a whole number"):
