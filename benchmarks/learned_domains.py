@@ -1,7 +1,7 @@
-"""What it costs to declare nothing: `mst` with every bound, decimals and category learned, beside the declared schema.
+"""What it costs to declare nothing: a generator with every bound, decimals and category learned, beside the declared schema.
 
     .venv/bin/python benchmarks/learned_domains.py --data ../shared/data [--fits 3] [--epsilon 1] [--table adult]
-    [--variants]
+    [--generator mst] [--variants]
 
 One line per schema and table: mean 3-way total variation distance to train and the target's gradient-boosting score
 (AUC, R2). Names and kinds of columns, and the texts of booleans, stay declared; in the learned schema every column
@@ -87,13 +87,13 @@ def _measured_under(schema: tv.Schema) -> tv.Schema:
 
 
 def measure(
-    table: tuple[tv.Schema, pd.DataFrame, pd.DataFrame], schema: tv.Schema, epsilon: float
+    table: tuple[tv.Schema, pd.DataFrame, pd.DataFrame], schema: tv.Schema, *, epsilon: float, generator: str
 ) -> tuple[float, float]:
     """3-way distance and the target's first gradient-boosting score of one fit under `schema`."""
     declared, train, test = table
     ledger = tv.Ledger(":memory:")
     ledger.open("benchmark", epsilon=epsilon, delta=1e-5)
-    made = tv.create("mst", epsilon=epsilon, delta=1e-5).fit(train, schema, ledger=ledger, dataset="benchmark")
+    made = tv.create(generator, epsilon=epsilon, delta=1e-5).fit(train, schema, ledger=ledger, dataset="benchmark")
     sample = made.sample(len(train))
     tables = {"train": train, "holdout": test}
     near = tv.evaluate(sample, **tables, schema=_measured_under(declared), metrics=["marginals"])
@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--fits", type=int, default=3)
     parser.add_argument("--epsilon", type=float, default=1.0)
+    parser.add_argument("--generator", default="mst")
     parser.add_argument("--table", action="append", choices=list(TABLES))
     parser.add_argument("--variants", action="store_true")
     arguments = parser.parse_args()
@@ -128,7 +129,10 @@ def main() -> None:
                 for module in (domains, learning):
                     known = {k: v for k, v in constants.items() if k in vars(module)}
                     changed.enter_context(mock.patch.dict(vars(module), known))
-                results = [measure(table, schema, arguments.epsilon) for _ in range(arguments.fits)]
+                results = [
+                    measure(table, schema, epsilon=arguments.epsilon, generator=arguments.generator)
+                    for _ in range(arguments.fits)
+                ]
             cells = " | ".join(f"{statistics.mean(c):.4f}" for c in zip(*results, strict=True))
             print(f"| {what} | {name} | {cells} |", flush=True)
 
