@@ -1,4 +1,4 @@
-"""What it costs to declare nothing: a generator with every bound, decimals and category learned, beside the declared schema.
+"""What it costs to declare nothing: a generator with every bound, decimals and category learned, beside declared ones.
 
     .venv/bin/python benchmarks/learned_domains.py --data ../shared/data [--fits 3] [--epsilon 1] [--table adult]
     [--generator mst] [--variants]
