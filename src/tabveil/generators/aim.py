@@ -15,12 +15,12 @@ answers; noise levels are fixed before the first row is read.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from typing import ClassVar
 
 import numpy as np
@@ -71,6 +71,9 @@ SAMPLED = (20_000, 1_000_000)
 MOST_TRIPLES = 3_000
 """With more triples than this, those with heavy columns and few cells are candidates."""
 
+MOST_CELLS = 20_000_000
+"""All candidates together have at most this many cells: pairs come first, then heavy triples of few cells."""
+
 TRIPLE_COLUMNS = 60
 """With more columns than this, triples are made of the heaviest, those of few cells first."""
 
@@ -83,6 +86,20 @@ LAST_ITERATIONS = 500
 
 SECONDS_PER_CELL = 5e-8
 """What one step of `estimate` takes per cell of the model, roughly, on two cores."""
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A marginal by column positions, the product of its columns' weights, and how many cells it has."""
+
+    columns: Clique
+    weight: float
+    cells: int
+
+    @classmethod
+    def of(cls, columns: Clique, weigh: Sequence[float], sizes: Sequence[int]) -> _Candidate:
+        """The marginal of `columns`."""
+        return cls(columns, math.prod(weigh[a] for a in columns), math.prod(sizes[a] for a in columns))
 
 
 @dataclass(frozen=True)
@@ -194,14 +211,14 @@ class AIM(MarginalGenerator):
         """Marginals whose noise would leave something of the table, and that a model may hold."""
         weigh = column_weights(self.schema, self.weights)
         most = min(total / (EXPECTED_NOISE * sigma), self.max_model_bytes / CELL_BYTES)
-        small = [c for c in itertools.combinations(range(len(sizes)), 2) if math.prod(sizes[a] for a in c) <= most]
-        heavy = sorted(range(len(sizes)), key=lambda a: (-weigh[a], sizes[a], a))[:TRIPLE_COLUMNS]
-        triples = [c for c in itertools.combinations(sorted(heavy), 3) if math.prod(sizes[a] for a in c) <= most]
-        if len(triples) > MOST_TRIPLES:
-            triples.sort(key=lambda c: (-math.prod(weigh[a] for a in c), math.prod(sizes[a] for a in c), c))
-            triples = triples[:MOST_TRIPLES]
-        candidates: list[Clique] = [c for c in [*small, *triples] if all(weigh[a] > 0 for a in c)]
-        return _Search(tuple(candidates), np.array([math.prod(weigh[a] for a in c) for c in candidates]), sizes)
+        told = [a for a in range(len(sizes)) if sizes[a] > 1 and weigh[a] > 0]  # a single cell has nothing to say
+        heavy = sorted(sorted(told, key=lambda a: (-weigh[a], sizes[a]))[:TRIPLE_COLUMNS])
+        found = [_Candidate.of(c, weigh, sizes) for k, among in ((2, told), (3, heavy)) for c in combinations(among, k)]
+        small = sorted((c for c in found if c.cells <= most), key=lambda c: (len(c.columns), -c.weight, c.cells))
+        room = np.cumsum([c.cells for c in small]) <= MOST_CELLS
+        triple = np.array([len(c.columns) == 3 for c in small], dtype=bool)
+        kept = [c for c, fits in zip(small, room & (np.cumsum(triple) <= MOST_TRIPLES), strict=True) if fits]
+        return _Search(tuple(c.columns for c in kept), np.array([c.weight for c in kept]), sizes)
 
     def _round(
         self,
