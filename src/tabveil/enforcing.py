@@ -123,8 +123,12 @@ class Group(ABC):
         self.names = tuple(dict.fromkeys(m for c in parts for m in c.members))
 
     @abstractmethod
-    def factors(self, axes: Mapping[str, Axis]) -> list[tuple[tuple[str, ...], Floats]]:
-        """For some of the columns the weight of each combination of their cells."""
+    def factors(self, axes: Mapping[str, Axis], sizes: Mapping[str, int]) -> list[tuple[tuple[str, ...], Floats]]:
+        """For some of the columns the weight of each combination of their cells.
+
+        Which columns a table is over follows from `sizes`, the cells of each column in the model, and not from `axes`:
+        a restricted axis may have fewer, and its tables must be over the same columns as those it replaces.
+        """
 
     @abstractmethod
     def draw(self, axes: Mapping[str, Axis], cells: Mapping[str, Codes], rng: np.random.Generator) -> dict[str, Codes]:
@@ -180,9 +184,9 @@ class Ordered(Group):
         """One per inequality."""
         return [c.members for c in self.inequalities]
 
-    def factors(self, axes: Mapping[str, Axis]) -> list[tuple[tuple[str, ...], Floats]]:
+    def factors(self, axes: Mapping[str, Axis], sizes: Mapping[str, int]) -> list[tuple[tuple[str, ...], Floats]]:
         """P(the inequalities hold | cells): of the whole chain where that is small, else of each pair."""
-        if len(self.chain) > 2 and math.prod(axes[n].size for n in self.chain) <= MAX_JOINT:
+        if len(self.chain) > 2 and math.prod(sizes[n] for n in self.chain) <= MAX_JOINT:
             return [(self.chain, self._of(self.chain, axes).weights())]
         return [(c.members, self._of(c.members, axes).weights()) for c in self.inequalities]
 
@@ -224,7 +228,7 @@ class Listed(Group):
             laws.append((cell, np.where(cell >= 0, spread(axis)[leaf] / widths[leaf], 0.0)))
         return laws
 
-    def factors(self, axes: Mapping[str, Axis]) -> list[tuple[tuple[str, ...], Floats]]:
+    def factors(self, axes: Mapping[str, Axis], sizes: Mapping[str, int]) -> list[tuple[tuple[str, ...], Floats]]:
         """P(the combination is allowed | cells)."""
         weights = self._allowed.astype(np.float64)
         for i, (cell, share) in enumerate(self._laws(axes)):
@@ -285,9 +289,9 @@ class Bounded(Group):
         missing = _missing(self.sum, self.columns, codes, skip=self.sum.total)
         return np.asarray(missing | ((low <= summed) & (summed <= high)))
 
-    def factors(self, axes: Mapping[str, Axis]) -> list[tuple[tuple[str, ...], Floats]]:
+    def factors(self, axes: Mapping[str, Axis], sizes: Mapping[str, int]) -> list[tuple[tuple[str, ...], Floats]]:
         """1 where some values of the cells have a sum within bounds, else 0; none where the table would be large."""
-        if math.prod(axes[n].size for n in self.names) > MAX_JOINT:
+        if math.prod(sizes[n] for n in self.names) > MAX_JOINT:
             return []
         ends = [_ends(axes[n]) for n in self.names]
         low, high = ({n: e[i] for n, e in zip(self.names, _grid(ends), strict=True)} for i in (0, 1))
@@ -335,11 +339,16 @@ class Rules:
         self.columns = {c.name: c for c in schema.learned}
         self.groups = _groups(schema, self.columns)
 
-    def factors(self, axes: Sequence[Axis]) -> list[Factor]:
-        """Weights of cells for `graphical_model.estimate`, attributes being positions in `axes`."""
+    def factors(self, axes: Sequence[Axis], sizes: Sequence[int] | None = None) -> list[Factor]:
+        """Weights of cells for `graphical_model.estimate`, attributes being positions in `axes`.
+
+        Where `axes` are restricted, `sizes` are the cells of the model's own: the tables are over the columns that the
+        model's factors are over.
+        """
         place = {a.column.name: i for i, a in enumerate(axes)}
         named = {a.column.name: a for a in axes}
-        tables = [f for g in self.groups for f in g.factors(named)]
+        whole = dict(zip(named, [a.size for a in axes] if sizes is None else sizes, strict=True))
+        tables = [f for g in self.groups for f in g.factors(named, whole)]
         return [Factor(tuple(place[n] for n in names), table) for names, table in tables]
 
     def draw(self, axes: Sequence[Axis], cells: Codes, rng: np.random.Generator) -> dict[str, Codes]:

@@ -72,7 +72,7 @@ class Law:
 
     def _factors(self, axes: Sequence[Axis]) -> list[Factor]:
         """The rules' weights of cells under `axes`, which may lack the last cells of the model's."""
-        return [_widened(f, self.model.sizes) for f in self.rules.factors(axes)]
+        return [_widened(f, self.model.sizes) for f in self.rules.factors(axes, self.model.sizes)]
 
     def draw(self, cells: Ints, rng: np.random.Generator) -> dict[str, Codes]:
         """Codes within `cells`, shape (rows, axes), of every modelled column; rules hold wherever they can."""
