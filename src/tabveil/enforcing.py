@@ -3,8 +3,9 @@
 Three ways, the first that fits: what follows from other columns is computed (`derive`); inequalities in a chain and
 listed combinations weigh the cells of the model and are drawn jointly within them, by their exact conditional law;
 all else (inequalities that branch, sums that can leave the total's bounds) is drawn within its cells until it holds,
-at most PASSES times. Rows that still break a rule are drawn anew, model and all, at most PASSES times; then they take
-the values of a row that obeys, or, where no row does, public values that do.
+at most PASSES times. Rows that still break a rule are drawn anew, model and all, at most PASSES times, at least POOL
+draws at a time; then they take the values of a row that obeys. Where no row does, public values that do stand in, or,
+if conditions or shares of a label are asked as well, that is an error.
 
 Privacy: post-processing. Constraints are public knowledge, axes hold charged counts, no private row is looked at.
 """
@@ -32,6 +33,9 @@ from tabveil.schema import Schema
 
 PASSES = 20
 """How often values, and then rows, that break a constraint are drawn anew."""
+
+POOL = 1_000
+"""Rows drawn at least at once for those that break a constraint, so that few rows have as many tries as many have."""
 
 MAX_JOINT = 30_000
 """A chain of three columns or more weighs combinations of all its cells up to this many, else of neighbours only."""
@@ -390,26 +394,41 @@ class Rules:
         return every
 
     def obeyed(
-        self, draw: Callable[[Codes], dict[str, Codes]], rows: int, rng: np.random.Generator
+        self,
+        draw: Callable[[Codes], dict[str, Codes]],
+        rows: int,
+        rng: np.random.Generator,
+        *,
+        kind: Codes | None = None,
+        free: bool = True,
     ) -> dict[str, Codes]:
         """Codes of `rows` rows for every learned column, every constraint obeyed in every row.
 
         Args:
-          draw: codes of every modelled column for the rows at some positions, drawn anew at each call.
+          draw: codes of every modelled column for the rows at some positions, which may repeat; anew at each call.
           rows: how many.
           rng: source of chance.
+          kind: shape (rows,), what each row was asked to be; a row takes no values from one of another kind.
+          free: nothing is asked of rows but the rules, so that public values may stand in where no row obeys.
+
+        Raises:
+          UsageError: something is asked, and no row that obeys was drawn.
         """
         codes = draw(np.arange(rows))
         broken = np.flatnonzero(~self.hold(codes))
         for _ in range(PASSES):
             if not len(broken):
                 break
-            fresh = draw(broken)
+            tries = np.resize(broken, max(len(broken), POOL))
+            fresh = draw(tries)
+            sound = np.flatnonzero(self.hold(fresh))
+            mended, first = np.unique(tries[sound], return_index=True)
             for n, c in fresh.items():
-                codes[n][broken] = c
-            broken = broken[~self.hold(fresh)]
+                codes[n][mended] = c[sound[first]]
+            broken = np.setdiff1d(broken, mended)
         if len(broken):
-            self._mend(codes, broken, rng)
+            self._mend(codes, broken, np.zeros(rows, dtype=np.int64) if kind is None else kind, rng)
+            self._stand_in(codes, free=free and kind is None)
         return self.derive(codes)
 
     def on_modelled(self, allowed: Mapping[str, CodeSet]) -> dict[str, CodeSet]:
@@ -437,15 +456,25 @@ class Rules:
             )
         return found
 
-    def _mend(self, codes: dict[str, Codes], broken: Codes, rng: np.random.Generator) -> None:
-        """Give `broken` rows the values of rows that obey; where there is none, public values that do."""
-        rows = len(next(iter(codes.values())))
-        sound = np.setdiff1d(np.arange(rows), broken)
-        if len(sound):
-            donors = rng.choice(sound, len(broken))
-            for values in codes.values():
-                values[broken] = values[donors]
+    def _mend(self, codes: dict[str, Codes], broken: Codes, kind: Codes, rng: np.random.Generator) -> None:
+        """Give `broken` rows the values of rows of their kind that obey, where there are any."""
+        sound = np.setdiff1d(np.arange(len(kind)), broken)
+        for one in np.unique(kind[broken]).tolist():
+            into, able = broken[kind[broken] == one], sound[kind[sound] == one]
+            if len(able):
+                donors = rng.choice(able, len(into))
+                for values in codes.values():
+                    values[into] = values[donors]
+
+    def _stand_in(self, codes: dict[str, Codes], *, free: bool) -> None:
+        """Public values that obey for rows that still do not; where something else is asked of rows, an error."""
+        broken = np.flatnonzero(~self.hold(codes))
+        if not len(broken):
             return
+        if not free:
+            raise UsageError(
+                "No row of the model that was drawn obeys the rules and the conditions together: ask for less."
+            )
         for name, code in ((n, c) for g in self.groups for n, c in g.witness().items()):
             codes[name][broken] = code
 

@@ -31,11 +31,13 @@ class Law:
       axes: one per modelled column: it draws codes within cells.
       model: over the axes' cells; holds the rules' weights of cells.
       rules: constraints between columns, and the columns that follow from others.
+      free: no condition is set, so that public values may stand in where no row obeys the rules.
     """
 
     axes: tuple[Axis, ...]
     model: GraphicalModel
     rules: Rules
+    free: bool = True
 
     def place(self, name: str) -> int:
         """Position of the column called `name`."""
@@ -61,7 +63,7 @@ class Law:
                 )
         try:
             model = self.model.conditioned(evidence, factors=self._factors(axes), instead_of=self._factors(self.axes))
-            return replace(self, axes=tuple(axes), model=model)
+            return replace(self, axes=tuple(axes), model=model, free=False)
         except UsageError as error:
             names = ", ".join(repr(n) for n in allowed)
             raise UsageError(f"The model never draws what the conditions on {names} allow together.") from error
@@ -79,8 +81,16 @@ class Law:
         return self.rules.draw(self.axes, cells, rng)
 
     def sample(self, rows: int, rng: np.random.Generator) -> dict[str, Codes]:
-        """Codes of `rows` rows for every learned column; rules hold in each."""
-        return self.rules.obeyed(lambda wanted: self.draw(self.model.sample(len(wanted), rng), rng), rows, rng)
+        """Codes of `rows` rows for every learned column; rules hold in each.
+
+        Raises:
+          UsageError: there are conditions, and no row obeys them and the rules together.
+        """
+
+        def draw(wanted: Ints) -> dict[str, Codes]:
+            return self.draw(self.model.sample(len(wanted), rng), rng)
+
+        return self.rules.obeyed(draw, rows, rng, free=self.free)
 
     def balanced(self, balance: Balance, rows: int, rng: np.random.Generator) -> tuple[dict[str, Codes], Floats]:
         """`sample` with the shares that `balance` asks for, by quota, and the model's own shares."""
@@ -97,7 +107,7 @@ class Law:
             own = split.codes(group[wanted], cells[:, label], rng)
             return {**self.draw(cells, rng), balance.column: own}
 
-        return self.rules.obeyed(draw, rows, rng), split.model
+        return self.rules.obeyed(draw, rows, rng, kind=group), split.model
 
     def _by_group(self, balance: Balance, group: Codes, rng: np.random.Generator) -> dict[str, Codes]:
         """A label that rules speak of: each group is drawn under the condition that it is this group."""

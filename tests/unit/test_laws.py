@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from mutants.planting import Edit, planted
-from tabveil.columns import Column, Integer
+from tabveil.columns import Categorical, Column, Integer
 from tabveil.conditions import Conditions
 from tabveil.constraints import Constraint, Inequality, Sum
 from tabveil.encoding import Axis
 from tabveil.enforcing import Rules
+from tabveil.errors import UsageError
 from tabveil.estimation import estimate
 from tabveil.graphical_model import Factor, GraphicalModel, Measurement
 from tabveil.laws import Law
@@ -86,3 +88,69 @@ def test_a_factor_that_no_clique_holds_is_refused() -> None:
     free: GraphicalModel = estimate([2, 2], [], total=10.0)
     with pytest.raises(ValueError, match="No clique"):
         free.weighted([Factor((0, 1), np.ones((2, 2)))])
+
+
+# ------------------------------------------------------------------------------------------------ rows that must be mended
+def narrow(low: int = 0) -> Law:
+    """a + b in low..100, each 0..999 in one cell: few rows of the model obey."""
+    parts, total = [Integer(name=n, low=0, high=999) for n in "ab"], Integer(name="t", low=low, high=100)
+    return law_of((*parts, total), (Sum(total="t", parts=("a", "b")),))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_mended_rows_obey_the_conditions_too(rows: int) -> None:
+    """Public values that obey the rules would have a = 0."""
+    given = where(narrow(), {"a": (50, None)})
+    drawn = [given.sample(rows, np.random.default_rng(i)) for i in range(20)]
+    assert all((d["a"] >= 50).all() and (d["t"] <= 100).all() for d in drawn)
+
+
+@pytest.mark.statistical
+def test_few_rows_have_the_law_of_many() -> None:
+    """alpha = 1e-9, 300 samples of 8 rows: the mean of t, which is not the public values' constant; 10 % more fails."""
+    law = narrow()
+    drawn = np.concatenate([law.sample(8, np.random.default_rng(i))["t"] for i in range(300)])
+    chance = np.arange(1, 102) / np.arange(1, 102).sum()
+    mean = (np.arange(101) * chance).sum()
+    bound = stats.norm.isf(ALPHA / 2) * np.sqrt(((np.arange(101) - mean) ** 2 * chance).sum() / len(drawn))
+    assert abs(drawn.mean() - mean) < bound
+    assert abs(drawn.mean() - 1.1 * mean) > bound
+
+
+def test_what_no_row_obeys_together_with_conditions_is_refused() -> None:
+    given = where(narrow(low=90), {"a": (0, 89), "b": (0, 89)})
+    given.rules.groups[0].holds = lambda codes: np.zeros(len(codes["a"]), dtype=bool)  # type: ignore[method-assign]
+    with pytest.raises(UsageError, match="rules and the conditions together"):
+        given.sample(2, np.random.default_rng(0))
+
+
+def test_a_mended_row_keeps_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without redraws rows take the values of others: of those with their own label only."""
+    monkeypatch.setattr("tabveil.enforcing.PASSES", 0)
+    label = Categorical(name="y", categories=("p", "q"))
+    parts, total = [Integer(name=n, low=0, high=99) for n in "ab"], Integer(name="t", low=0, high=99)
+    law = law_of(
+        (*parts, total, label), (Sum(total="t", parts=("a", "b")),),
+        axes=[axis_of(parts[0], 1), axis_of(parts[1], 1), Axis.singles(label)],
+    )  # fmt: skip
+    balance = asked(law, balance={"y": {"p": 0.3, "q": 0.7}}).balance
+    assert balance is not None
+
+    def counts() -> list[int]:
+        codes, _ = law.balanced(balance, 1_000, np.random.default_rng(0))
+        assert law.rules.hold(codes).all()
+        return np.bincount(codes["y"]).tolist()
+
+    def check() -> None:
+        monkeypatch.setattr("tabveil.enforcing.Group._redrawn", once)
+        assert counts() == [300, 700]
+
+    def once(group, axes, cells, rng):  # type: ignore[no-untyped-def]
+        return {n: axes[n].draw(cells[n], rng) for n in group.names}
+
+    check()
+    with (
+        planted(Edit("tabveil.laws:Law.balanced", "rows, rng, kind=group", "rows, rng")),
+        pytest.raises(AssertionError),
+    ):
+        check()
