@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tabveil._chains import EVEN
 from tabveil.completion import UNKNOWN, completed
 from tabveil.conditions import Balance, may_hold
 from tabveil.encoding import Axis, Codes, CodeSet, Floats, size
@@ -120,15 +121,19 @@ class Law:
 
     def without_missing(self) -> Law:
         """The law of rows in which nothing is missing, of columns that the model has seen filled; no cell is impossible
-        to know, whatever the model says of it.
+        to know, whatever the model says of it, and none that holds a value without weight.
         """
         axes, evidence = list(self.axes), dict[int, Floats]()
         for i, axis in enumerate(self.axes):
             if axis.column.nullable:
                 present, shares = axis.restricted(CodeSet.of([(0, size(axis.column))]))
                 if self.chance(i, shares) > NEVER:
-                    axes[i], evidence[i] = present, shares
-        return replace(self, axes=tuple(axes), model=self.model.floored().times(evidence))
+                    held = np.isin(np.arange(axis.size), present.cell)
+                    axes[i], evidence[i] = present, np.where((shares > 0) | ~held, shares, EVEN)
+        model = self.model
+        if evidence:
+            model = model.weighted(self._factors(axes), instead_of=self._factors(self.axes))
+        return replace(self, axes=tuple(axes), model=model.floored().times(evidence))
 
     def completed(self, codes: Mapping[str, Codes], draws: int, rng: np.random.Generator) -> list[dict[str, Codes]]:
         """`codes` with missing ones drawn given the others, `draws` times, and every learned column.

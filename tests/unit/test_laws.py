@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -23,6 +24,7 @@ from tabveil.estimation import estimate
 from tabveil.graphical_model import Factor, GraphicalModel, Measurement
 from tabveil.laws import Law
 from tabveil.schema import Schema
+from unit.test_conditions import generator
 
 ALPHA = 1e-9
 ABC = tuple(Integer(name=n, low=0, high=99) for n in "abc")
@@ -90,7 +92,7 @@ def test_a_factor_that_no_clique_holds_is_refused() -> None:
         free.weighted([Factor((0, 1), np.ones((2, 2)))])
 
 
-# ------------------------------------------------------------------------------------------------ rows that must be mended
+# ------------------------------------------------------------------------------------------------- rows to be mended
 def narrow(low: int = 0) -> Law:
     """a + b in low..100, each 0..999 in one cell: few rows of the model obey."""
     parts, total = [Integer(name=n, low=0, high=999) for n in "ab"], Integer(name="t", low=low, high=100)
@@ -154,3 +156,35 @@ def test_a_mended_row_keeps_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.raises(AssertionError),
     ):
         check()
+
+
+# ---------------------------------------------------------------------------------------------------------- imputation
+def rare_with_missing() -> Law:
+    """z shares a cell with missing and was never counted; given that cell d is q nine times in ten."""
+    c = Categorical(name="c", categories=("x", "y", "z"), missing=("",))
+    d = Categorical(name="d", categories=("p", "q"))
+    axes = (Axis(c, np.arange(4), np.array([0, 1, 2, 2]), np.array([100.0, 100.0, 0.0, 5.0])), Axis.singles(d))
+    counts = Measurement((0, 1), np.array([[50.0, 50.0], [50.0, 50.0], [10.0, 90.0]]), 1.0)
+    return Law(axes, estimate([3, 2], [counts], iterations=200), Rules(Schema(columns=(c, d))))
+
+
+@pytest.mark.statistical
+def test_what_is_known_of_a_rare_value_joined_with_missing_counts() -> None:
+    """alpha = 1e-9, n = 10,000: d given z has the law of their cell, 9 in 10; filled, c is z next to never."""
+    law, n = rare_with_missing(), 10_000
+
+    def share() -> float:
+        known = {"c": np.full(n, 2), "d": np.full(n, 2)}
+        return float((law.completed(known, 1, np.random.default_rng(0))[0]["d"] == 1).mean())
+
+    bound = stats.norm.isf(ALPHA / 2) * np.sqrt(0.9 * 0.1 / n)
+    assert abs(share() - 0.9) < bound + 0.002
+    assert abs(share() - 0.81) > bound + 0.002
+    made = generator(law.model)
+    made._schema, made._axes = Schema(columns=tuple(law.rules.columns.values())), list(law.axes)
+    rows = pd.DataFrame({"c": ["z"] * n, "d": [None] * n})
+    assert abs((made.impute(rows)["d"] == "q").mean() - 0.9) < bound + 0.002
+    filled = law.completed({"c": np.full(n, 3), "d": np.full(n, 1)}, 1, np.random.default_rng(0))[0]["c"]
+    assert set(filled.tolist()) == {0, 1}
+    with planted(Edit("tabveil.laws:Law.without_missing", "(shares > 0) | ~held", "shares >= 0")):
+        assert abs(share() - 0.9) > bound + 0.002
