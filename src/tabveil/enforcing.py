@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tabveil import constraints as rules
-from tabveil._chains import Chain, spread
+from tabveil._chains import FAR, Chain, between, spread
 from tabveil.columns import Column
 from tabveil.constraints import Constraint, FixedCombinations, Implied, Inequality, Sum, origin
 from tabveil.encoding import INVALID, Axis, Codes, CodeSet, Floats, parse, size
@@ -150,17 +150,40 @@ class Group(ABC):
         """Pairs of columns that the constraints speak of."""
         return list(itertools.pairwise(self.names))
 
-    def _redrawn(
-        self, axes: Mapping[str, Axis], cells: Mapping[str, Codes], rng: np.random.Generator
+    def given(
+        self, axes: Mapping[str, Axis], cells: Mapping[str, Codes], known: Mapping[str, Codes], rng: np.random.Generator
     ) -> dict[str, Codes]:
-        """Each column on its own, rows that break a rule again, at most PASSES times."""
-        codes = {n: axes[n].draw(cells[n], rng) for n in self.names}
+        """As `draw`, around the codes in `known`, which stay; INVALID where a row's is not known. By redraws."""
+        return self._redrawn(axes, cells, rng, known)
+
+    def spans(self, axes: Mapping[str, Axis], known: Mapping[str, Codes]) -> dict[str, tuple[Codes, Codes]]:
+        """Least and greatest code that `known` ones leave to columns, for those it limits."""
+        return {}
+
+    def _redrawn(
+        self,
+        axes: Mapping[str, Axis],
+        cells: Mapping[str, Codes],
+        rng: np.random.Generator,
+        known: Mapping[str, Codes] | None = None,
+    ) -> dict[str, Codes]:
+        """Each column that is not known on its own, rows that break a rule again, at most PASSES times."""
+        fixed, spans = known or {}, self.spans(axes, known) if known else {}
+
+        def draw(name: str, rows: Codes) -> Codes:
+            at = cells[name][rows]
+            span = [end[rows] for end in spans.get(name, ())]
+            drawn = between(axes[name], at, (span[0], span[1]), rng) if span else axes[name].draw(at, rng)
+            kept = fixed[name][rows] if name in fixed else np.full(len(rows), INVALID)
+            return np.where(kept == INVALID, drawn, kept)
+
+        codes = {n: draw(n, np.arange(len(cells[n]))) for n in self.names}
         for _ in range(PASSES):
             broken = np.flatnonzero(~self.holds(codes))
             if not len(broken):
                 break
             for n in self.names:
-                codes[n][broken] = axes[n].draw(cells[n][broken], rng)
+                codes[n][broken] = draw(n, broken)
         return codes
 
 
@@ -206,6 +229,19 @@ class Ordered(Group):
         drawn = self._of(self.chain, axes).draw(np.stack([cells[n] for n in self.chain], axis=1), rng)
         return {n: drawn[:, i] for i, n in enumerate(self.chain)}
 
+    def spans(self, axes: Mapping[str, Axis], known: Mapping[str, Codes]) -> dict[str, tuple[Codes, Codes]]:
+        """What inequalities with known columns leave, and with those that they limit, where these cannot be missing."""
+        start = {n: origin(self.columns[n]) for n in self.names}
+        least, most = (
+            {n: np.where(known[n] == INVALID, far, known[n] + start[n]) for n in self.names} for far in (-FAR, FAR)
+        )
+        firm = {n: not self.columns[n].nullable or axes[n].cell[-1] < 0 for n in self.names}
+        low, high = dict(least), dict(most)
+        for c in self.inequalities * len(self.inequalities):
+            low[c.high] = np.maximum(low[c.high], (low if firm[c.low] else least)[c.low] + c.strict)
+            high[c.low] = np.minimum(high[c.low], (high if firm[c.high] else most)[c.high] - c.strict)
+        return {n: (low[n] - start[n], high[n] - start[n]) for n in self.names}
+
     def witness(self) -> dict[str, int]:
         """Every column at the least value that obeys."""
         least = rules.least_values(self.inequalities, self.columns)
@@ -243,16 +279,38 @@ class Listed(Group):
 
     def draw(self, axes: Mapping[str, Axis], cells: Mapping[str, Codes], rng: np.random.Generator) -> dict[str, Codes]:
         """One allowed combination of codes by its share of the combination of cells."""
-        laws = self._laws(axes)
+        found = self._joint(self._laws(axes), [axes[n].size for n in self.names], [cells[n] for n in self.names], rng)
+        return {n: np.where(c == INVALID, 0, c) for n, c in zip(self.names, found, strict=True)}
+
+    def given(
+        self, axes: Mapping[str, Axis], cells: Mapping[str, Codes], known: Mapping[str, Codes], rng: np.random.Generator
+    ) -> dict[str, Codes]:
+        """As `draw`, exactly: a known code is a cell of its own."""
+        fixed = np.stack([known[n] != INVALID for n in self.names], axis=1)
+        laws, out = self._laws(axes), {n: axes[n].draw(cells[n], rng) for n in self.names}
+        for pattern in np.unique(fixed, axis=0):
+            rows = np.flatnonzero((fixed == pattern).all(axis=1))
+            own = [(np.arange(codes), np.ones(codes)) for codes in self._allowed.shape]
+            chosen = [own[i] if f else laws[i] for i, f in enumerate(pattern)]
+            sizes = [self._allowed.shape[i] if f else axes[self.names[i]].size for i, f in enumerate(pattern)]
+            at = [(known if f else cells)[n][rows] for n, f in zip(self.names, pattern, strict=True)]
+            for n, c in zip(self.names, self._joint(chosen, sizes, at, rng), strict=True):
+                out[n][rows] = np.where(c == INVALID, out[n][rows], c)
+        return out
+
+    def _joint(
+        self, laws: Sequence[tuple[Codes, Floats]], sizes: Sequence[int], at: Sequence[Codes], rng: np.random.Generator
+    ) -> list[Codes]:
+        """Codes of each column, by the `laws` of cells given the cells `at`; INVALID in rows that allow nothing."""
         entries = np.argwhere(self._allowed)
         weight = np.prod([law[1][entries[:, i]] for i, law in enumerate(laws)], axis=0)
         entries, weight = entries[weight > 0], weight[weight > 0]
-        sizes = [axes[n].size for n in self.names]
-        joint = np.ravel_multi_index([law[0][entries[:, i]] for i, law in enumerate(laws)], sizes)
+        if not len(entries):
+            return [np.full(len(c), INVALID) for c in at]
+        joint = np.ravel_multi_index([law[0][entries[:, i]] for i, law in enumerate(laws)], list(sizes))
         order = np.argsort(joint, kind="stable")
-        asked = np.ravel_multi_index([cells[n] for n in self.names], sizes)
-        spot = _by_weight(weight[order], joint[order], asked, rng)
-        return {n: np.where(spot >= 0, entries[order][spot, i], 0) for i, n in enumerate(self.names)}
+        spot = _by_weight(weight[order], joint[order], np.ravel_multi_index(list(at), list(sizes)), rng)
+        return [np.where(spot >= 0, entries[order][spot, i], INVALID) for i in range(len(laws))]
 
     def witness(self) -> dict[str, int]:
         """The first allowed combination without a missing value."""
@@ -362,6 +420,73 @@ class Rules:
         drawn = {n: c for g in self.groups for n, c in g.draw(named, at, rng).items()}
         return {n: drawn[n] if n in drawn else a.draw(at[n], rng) for n, a in named.items()}
 
+    def given(
+        self, axes: Sequence[Axis], cells: Codes, known: Mapping[str, Codes], rng: np.random.Generator
+    ) -> dict[str, Codes]:
+        """As `draw`, around the `known` codes of columns, which stay; INVALID where a row's is not known."""
+        at = {a.column.name: cells[:, i] for i, a in enumerate(axes)}
+        named = {a.column.name: a for a in axes}
+        drawn = self.draw(axes, cells, rng)
+        for g in self.groups:
+            fixed = np.stack([known[n] != INVALID for n in g.names])
+            rows = np.flatnonzero(fixed.any(axis=0) & ~fixed.all(axis=0))
+            part, kept = ({n: c[n][rows] for n in g.names} for c in (at, known))
+            for n, c in g.given(named, part, kept, rng).items() if len(rows) else ():
+                drawn[n][rows] = c
+        return {n: np.where(known[n] == INVALID, c, known[n]) for n, c in drawn.items()}
+
+    def known(self, codes: Mapping[str, Codes]) -> dict[str, Codes]:
+        """Known codes of every learned column, INVALID where missing; the one unknown part of a known sum is computed.
+
+        Args:
+          codes: of at least one column, missing where unknown.
+        """
+        rows = len(next(iter(codes.values())))
+        found = {n: np.full(rows, INVALID, dtype=np.int64) for n in self.columns}
+        for n, c in codes.items():
+            found[n] = np.where(c == size(self.columns[n]), INVALID, c)
+        for constraint in reversed(self._schema.derived.values()):
+            if isinstance(constraint, Sum):
+                for part in constraint.parts:
+                    self._solve(constraint, part, found)
+        return found
+
+    def _solve(self, constraint: Sum, part: str, found: dict[str, Codes]) -> None:
+        """Set `part` in rows that know the total and every other part, where a value within its bounds is left."""
+        column, total = self.columns[part], self.columns[constraint.total]
+        rest = _summed(constraint, self.columns, {**found, part: np.full_like(found[part], -origin(column))})
+        step = 10 ** (rules.digits(total) - rules.digits(column))
+        left = found[constraint.total] + origin(total) - rest
+        code = left // step - origin(column)
+        open_ = (found[part] == INVALID) & (left % step == 0) & (code >= 0) & (code < size(column))
+        others = [found[n] != INVALID for n in constraint.members if n != part]
+        found[part] = np.where(open_ & np.logical_and.reduce(others), code, found[part])
+
+    def implied(self, known: Mapping[str, Codes]) -> dict[str, Codes]:
+        """Known codes of implied columns in rows that do not know what implies them; INVALID elsewhere."""
+        return {
+            name: np.where(known[c.given] == INVALID, known[name], INVALID)
+            for name, c in self._schema.derived.items()
+            if isinstance(c, Implied)
+        }
+
+    def agree(self, codes: Mapping[str, Codes]) -> Mask:
+        """Which rows obey all constraints, those of columns that are computed among them."""
+        computed = [obeys(c, self.columns, codes) for c in self._schema.derived.values()]
+        return np.asarray(np.logical_and.reduce([self.hold(codes), *computed]))
+
+    def around(self, codes: Mapping[str, Codes], known: Mapping[str, Codes]) -> dict[str, Codes]:
+        """`codes` and the columns that follow from them, known codes kept; a sum that known parts carry out of its
+        total's bounds stops there.
+        """
+        every = dict(codes)
+        for name in self._schema.derived:
+            column = self.columns[name]
+            found = self.derive(every, only=name)[name]
+            found = np.clip(found, 0, size(column) - (0 if column.nullable else 1))
+            every[name] = np.where(known[name] == INVALID, found, known[name])
+        return every
+
     def joined(self) -> list[tuple[int, int]]:
         """Pairs of positions in `schema.modelled` that constraints join, without a circle among them."""
         place = {c.name: i for i, c in enumerate(self._schema.modelled)}
@@ -380,10 +505,12 @@ class Rules:
             np.logical_and.reduce([np.ones(rows, dtype=np.bool_), *(g.holds(codes) for g in self.groups)])
         )
 
-    def derive(self, codes: Mapping[str, Codes]) -> dict[str, Codes]:
-        """`codes` and the columns that follow from them."""
+    def derive(self, codes: Mapping[str, Codes], *, only: str | None = None) -> dict[str, Codes]:
+        """`codes` and the columns that follow from them, or one of these."""
         every = dict(codes)
         for name, constraint in self._schema.derived.items():
+            if only not in (None, name):
+                continue
             column = self.columns[name]
             if isinstance(constraint, Implied):
                 every[name] = _implied(constraint, self.columns, every)

@@ -147,7 +147,7 @@ def test_a_mended_row_keeps_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tabveil.enforcing.Group._redrawn", once)
         assert counts() == [300, 700]
 
-    def once(group, axes, cells, rng):  # type: ignore[no-untyped-def]
+    def once(group, axes, cells, rng, known=None):  # type: ignore[no-untyped-def]
         return {n: axes[n].draw(cells[n], rng) for n in group.names}
 
     check()
