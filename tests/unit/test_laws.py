@@ -6,6 +6,7 @@ Every test of chance has alpha = 1e-9 and states its number of rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ import pytest
 from scipy import stats
 
 from mutants.planting import Edit, planted
-from tabveil.columns import Categorical, Column, Integer
+from tabveil._chains import between
+from tabveil.columns import Boolean, Categorical, Column, Decimal, Integer
 from tabveil.conditions import Conditions
-from tabveil.constraints import Constraint, Inequality, Sum
-from tabveil.encoding import Axis
+from tabveil.constraints import Constraint, FixedCombinations, Implied, Inequality, Sum
+from tabveil.encoding import Axis, size
 from tabveil.enforcing import Rules
 from tabveil.errors import UsageError
 from tabveil.estimation import estimate
@@ -138,7 +140,7 @@ def test_a_mended_row_keeps_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
     balance = asked(law, balance={"y": {"p": 0.3, "q": 0.7}}).balance
     assert balance is not None
 
-    def counts() -> list[int]:
+    def counts() -> Any:
         codes, _ = law.balanced(balance, 1_000, np.random.default_rng(0))
         assert law.rules.hold(codes).all()
         return np.bincount(codes["y"]).tolist()
@@ -188,3 +190,163 @@ def test_what_is_known_of_a_rare_value_joined_with_missing_counts() -> None:
     assert set(filled.tolist()) == {0, 1}
     with planted(Edit("tabveil.laws:Law.without_missing", "(shares > 0) | ~held", "shares >= 0")):
         assert abs(share() - 0.9) > bound + 0.002
+
+
+def filled(law: Law, known: dict[str, int], rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """`rows` rows of which only `known` codes are known."""
+    given = {n: np.full(rows, known.get(n, size(c))) for n, c in law.rules.columns.items()}
+    return law.completed(given, 1, np.random.default_rng(seed))[0]
+
+
+def fits(codes: np.ndarray, law: np.ndarray) -> bool:
+    """Nothing where the law is 0, and Pearson's test at ALPHA."""
+    seen = np.bincount(codes, minlength=len(law))
+    expected = law / law.sum() * len(codes)
+    some = expected > 0
+    return not seen[~some].any() and stats.chisquare(seen[some], expected[some]).pvalue > ALPHA
+
+
+ROWS = 30_000
+LINE = np.arange(100)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize(
+    ("known", "of", "law"),
+    [
+        ({"a": 0}, "b", (100 - LINE) ** 1.0),
+        ({"a": 97}, "c", np.where(LINE >= 97, LINE - 96, 0) * 1.0),
+        ({"a": 20, "c": 80}, "b", ((LINE >= 20) & (LINE <= 80)) * 1.0),
+        ({"b": 30}, "a", (LINE <= 30) * 1.0),
+        ({"b": 30}, "c", (LINE >= 30) * 1.0),
+    ],
+)
+def test_the_unknown_of_a_chain_is_drawn_around_the_known_codes(
+    known: dict[str, int], of: str, law: np.ndarray
+) -> None:
+    """alpha = 1e-9, n = 30,000, one cell of 100 values a column; the upper half 10 % likelier is rejected."""
+    model = law_of(ABC, CHAIN)
+
+    def check() -> None:
+        codes = filled(model, known, ROWS)
+        assert model.rules.hold(codes).all()
+        assert all((codes[n] == v).all() for n, v in known.items())
+        assert fits(codes[of], law)
+        if law[LINE > 50].any() and law[LINE < 50].any():
+            assert not fits(codes[of], law * np.where(LINE > np.flatnonzero(law).mean(), 1.1 / 0.9, 1.0))
+
+    check()
+    mutant = Edit("tabveil.enforcing:Group.given", "rng, known)", "rng)")
+    with planted(mutant), pytest.raises(AssertionError):
+        check()
+
+
+@pytest.mark.statistical
+def test_the_mean_above_a_known_zero_is_the_middle_of_the_cell() -> None:
+    """alpha = 1e-9, n = 20,000: drawn together with a new code for a, the mean would be 66."""
+    codes = filled(law_of(ABC[:2], CHAIN[:1]), {"a": 0}, 20_000)
+    bound = stats.norm.isf(ALPHA / 2) * np.sqrt((100**2 - 1) / 12 / 20_000)
+    assert abs(codes["b"].mean() - 49.5) < bound
+    assert abs(codes["b"].mean() - 1.1 * 49.5) > bound
+
+
+@pytest.mark.statistical
+def test_codes_between_bounds_follow_the_cell_inside_them() -> None:
+    """alpha = 1e-9, n = 30,000: uneven leaves, missing among them, and a cell of two parts."""
+    column = Integer(name="a", low=0, high=19, missing=("",))
+    axis = Axis(column, np.array([0, 4, 10, 11, 20]), np.array([0, 1, 0, 0, 0]), np.array([3.0, 1.0, 2.0, 4.0, 1.0]))
+    law = np.concatenate([np.full(4, 3 / 4), np.zeros(6), [2.0], np.full(9, 4 / 9), [1.0]])
+    inside = (np.arange(21) >= 2) & (np.arange(21) <= 12) | (np.arange(21) == 20)
+    span = (np.full(ROWS, 2), np.full(ROWS, 12))
+    codes = between(axis, np.zeros(ROWS, dtype=np.int64), span, np.random.default_rng(0))
+    assert fits(codes, law * inside)
+    assert not fits(codes, law * inside * np.where(np.arange(21) == 10, 1.2, 1.0))
+    none = between(axis, np.zeros(10, dtype=np.int64), (np.full(10, 5), np.full(10, 4)), np.random.default_rng(0))
+    assert set(none.tolist()) <= set(np.flatnonzero(law).tolist())
+
+
+@pytest.mark.statistical
+def test_listed_combinations_are_drawn_around_a_code_of_a_joined_cell() -> None:
+    """alpha = 1e-9, n = 30,000: u and v share a cell; v goes with l and m only, by their shares."""
+    c, d = Categorical(name="c", categories=("t", "u", "v")), Categorical(name="d", categories=("k", "l", "m"))
+    allowed = [("t", "k"), ("u", "k"), ("v", "l"), ("v", "m")]
+    axes = (
+        Axis(c, np.arange(4), np.array([0, 1, 1]), np.ones(3)),
+        Axis(d, np.arange(4), np.zeros(3, dtype=np.int64), np.array([5.0, 1.0, 2.0])),
+    )
+    law = law_of((c, d), (FixedCombinations(columns=("c", "d"), allowed=allowed),), axes=axes)
+    assert fits(filled(law, {"c": 2}, ROWS)["d"], np.array([0.0, 1.0, 2.0]))
+    assert not fits(filled(law, {"c": 2}, ROWS)["d"], np.array([0.0, 1.1, 2.0]))
+    assert set(filled(law, {"d": 1}, 100)["c"].tolist()) == {2}
+
+
+# ------------------------------------------------------------------------------------------ what is known and computed
+TENS = tuple(Integer(name=n, low=0, high=9) for n in "ab")
+TOTAL = Integer(name="t", low=0, high=18)
+
+
+def test_the_one_unknown_part_of_a_known_sum_is_computed() -> None:
+    law = law_of((*TENS, TOTAL), (Sum(total="t", parts=("a", "b")),), 10)
+    assert set(filled(law, {"a": 3, "t": 5}, 20)["b"].tolist()) == {2}
+    assert set(filled(law, {"b": 9, "t": 18}, 20)["a"].tolist()) == {9}
+    assert set(filled(law, {"a": 3, "b": 4}, 20)["t"].tolist()) == {7}
+    beyond = filled(law, {"a": 9, "t": 5}, 20)
+    assert (set(beyond["a"].tolist()), set(beyond["t"].tolist())) == ({9}, {5})
+    mutant = Edit("tabveil.enforcing:Rules.known", "isinstance(constraint, Sum)", "False")
+    with planted(mutant):
+        assert set(filled(law, {"a": 3, "t": 5}, 200)["b"].tolist()) > {2}
+
+
+@pytest.mark.statistical
+def test_two_unknown_parts_of_a_known_sum_are_drawn_until_they_fit() -> None:
+    """alpha = 1e-9, n = 20,000: a is even on what leaves b a value, in all but the rows that PASSES redraws leave."""
+    law = law_of((*TENS, TOTAL), (Sum(total="t", parts=("a", "b")),), 10)
+    codes = filled(law, {"t": 9}, 20_000)
+    kept = codes["a"] + codes["b"] == 9
+    assert kept.mean() == pytest.approx(1 - 0.9**21, abs=0.02)
+    assert (codes["t"] == 9).all()
+    assert fits(codes["a"][kept], np.ones(10))
+
+
+def test_decimal_parts_are_computed_in_their_own_steps() -> None:
+    parts = (Decimal(name="p", low=1.0, high=9.99, decimals=2), Integer(name="q", low=2, high=9))
+    law = law_of((*parts, Decimal(name="t", low=0.0, high=20.0, decimals=2)), (Sum(total="t", parts=("p", "q")),), 2)
+    assert set(filled(law, {"q": 3, "t": 725}, 5)["p"].tolist()) == {125}
+    assert set(filled(law, {"p": 25, "t": 625}, 5)["q"].tolist()) == {3}
+    odd = filled(law, {"p": 25, "t": 630}, 5)
+    assert (odd["t"] == 630).all()
+
+
+@pytest.mark.statistical
+def test_a_known_implied_column_restricts_what_implies_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """alpha = 1e-9, n = 30,000: l and m imply True, by their own shares, without a row redrawn."""
+    monkeypatch.setattr("tabveil.laws.PASSES", 0)
+    land, capital = Categorical(name="land", categories=("k", "l", "m"), missing=("",)), Boolean(name="capital")
+    rule = Implied(column="capital", given="land", mapping={"k": False, "l": True, "m": True})
+    axis = Axis(land, np.arange(4), np.array([0, 1, 1, 2]), np.array([1.0, 1.0, 3.0, 1.0]))
+    law = law_of((land, replace(capital, missing=("",))), (rule,), axes=(axis,))
+    assert list(law.rules._schema.derived) == ["capital"]
+
+    def check() -> None:
+        codes = filled(law, {"capital": 1}, ROWS)
+        assert (codes["capital"] == 1).all()
+        assert fits(codes["land"], np.array([0.0, 1.0, 3.0]))
+
+    check()
+    assert not fits(filled(law, {"capital": 1}, ROWS)["land"], np.array([0.0, 1.1, 3.0]))
+    assert set(filled(law, {"capital": 0}, 50)["land"].tolist()) == {0}
+    assert set(filled(law, {"land": 2}, 50)["capital"].tolist()) == {1}
+    mutant = Edit("tabveil.enforcing:Rules.implied", "known[name], INVALID", "INVALID, INVALID")
+    with planted(mutant), pytest.raises(AssertionError):
+        check()
+
+
+def test_known_cells_that_break_a_rule_are_kept() -> None:
+    law = law_of((*TENS, Integer(name="t", low=0, high=12)), (Sum(total="t", parts=("a", "b")),), 10)
+    codes = filled(law, {"a": 9, "b": 9}, 5)
+    assert (codes["a"] == 9).all()
+    assert (codes["b"] == 9).all()
+    assert codes["t"].max() <= 12
+    chain = filled(law_of(ABC, CHAIN, 4), {"a": 90, "c": 10}, 5)
+    assert (chain["a"] == 90).all()
+    assert (chain["c"] == 10).all()
