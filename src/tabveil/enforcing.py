@@ -480,10 +480,10 @@ class Rules:
         total's bounds stops there.
         """
         every = dict(codes)
-        for name in self._schema.derived:
-            column = self.columns[name]
-            found = self.derive(every, only=name)[name]
-            found = np.clip(found, 0, size(column) - (0 if column.nullable else 1))
+        for name, constraint in self._schema.derived.items():
+            found, most = self.derive(every, only=name)[name], size(self.columns[name]) - 1
+            missing = _missing(constraint, self.columns, every, skip=name)
+            found = np.where(missing, found, np.clip(found, 0, most))
             every[name] = np.where(known[name] == INVALID, found, known[name])
         return every
 
