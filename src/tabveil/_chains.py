@@ -269,6 +269,37 @@ def subsets(points: Ints, count: int, rng: np.random.Generator) -> Ints:
     return np.sort(chosen, axis=1)
 
 
+def between(axis: Axis, cells: Codes, span: tuple[Codes, Codes], rng: np.random.Generator) -> Codes:
+    """Codes drawn for `cells`, shape (rows,), given that each is missing or in its `span`, least and greatest code.
+
+    What `axis.draw` puts inside is kept and the rest drawn from the part inside: together the conditional law. Where a
+    cell has nothing inside, a code outside stays.
+    """
+    codes = axis.draw(cells, rng)
+    low, high = span
+    outside = np.flatnonzero((codes != size(axis.column)) & ((codes < low) | (codes > high)))
+    step = max(1, BLOCK // axis.leaves)
+    for rows in (outside[i : i + step] for i in range(0, len(outside), step)):
+        codes[rows] = _inside(axis, cells[rows], (low[rows], high[rows]), codes[rows], rng)
+    return codes
+
+
+def _inside(axis: Axis, cells: Codes, span: tuple[Codes, Codes], otherwise: Codes, rng: np.random.Generator) -> Codes:
+    """Codes from the part of each cell that lies in its span; `otherwise` where there is none."""
+    pieces = len(axis.edges) - 1
+    least = np.maximum(axis.edges[:-1], span[0][:, None])
+    room = np.maximum(np.minimum(axis.edges[1:] - 1, span[1][:, None]) - least + 1, 0)
+    part = np.hstack([room / np.diff(axis.edges), np.ones((len(cells), axis.leaves - pieces))])
+    weight = np.where(axis.cell == cells[:, None], part * spread(axis), 0.0)
+    ends = np.cumsum(weight, axis=1)
+    spot = rng.random(len(cells)) * ends[:, -1]
+    last = axis.leaves - 1 - (weight[:, ::-1] > 0).argmax(axis=1)
+    leaf = np.minimum((ends <= spot[:, None]).sum(axis=1), last)
+    rows, shown = np.arange(len(cells)), np.minimum(leaf, pieces - 1)
+    codes = least[rows, shown] + rng.integers(0, np.maximum(room[rows, shown], 1))
+    return np.where(ends[:, -1] > 0, np.where(leaf < pieces, codes, size(axis.column)), otherwise)
+
+
 def spread(axis: Axis) -> Floats:
     """The share of each leaf in its cell, EVEN of it spread over all values."""
     widths = np.append(np.diff(axis.edges), np.ones(axis.leaves - len(axis.edges) + 1))

@@ -3,8 +3,9 @@
 Three ways, the first that fits: what follows from other columns is computed (`derive`); inequalities in a chain and
 listed combinations weigh the cells of the model and are drawn jointly within them, by their exact conditional law;
 all else (inequalities that branch, sums that can leave the total's bounds) is drawn within its cells until it holds,
-at most PASSES times. Rows that still break a rule are drawn anew, model and all, at most PASSES times; then they take
-the values of a row that obeys, or, where no row does, public values that do.
+at most PASSES times. Rows that still break a rule are drawn anew, model and all, at most PASSES times, at least POOL
+draws at a time; then they take the values of a row that obeys. Where no row does, public values that do stand in, or,
+if conditions or shares of a label are asked as well, that is an error.
 
 Privacy: post-processing. Constraints are public knowledge, axes hold charged counts, no private row is looked at.
 """
@@ -22,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tabveil import constraints as rules
-from tabveil._chains import Chain, spread
+from tabveil._chains import FAR, Chain, between, spread
 from tabveil.columns import Column
 from tabveil.constraints import Constraint, FixedCombinations, Implied, Inequality, Sum, origin
 from tabveil.encoding import INVALID, Axis, Codes, CodeSet, Floats, parse, size
@@ -32,6 +33,9 @@ from tabveil.schema import Schema
 
 PASSES = 20
 """How often values, and then rows, that break a constraint are drawn anew."""
+
+POOL = 1_000
+"""Rows drawn at least at once for those that break a constraint, so that few rows have as many tries as many have."""
 
 MAX_JOINT = 30_000
 """A chain of three columns or more weighs combinations of all its cells up to this many, else of neighbours only."""
@@ -123,8 +127,12 @@ class Group(ABC):
         self.names = tuple(dict.fromkeys(m for c in parts for m in c.members))
 
     @abstractmethod
-    def factors(self, axes: Mapping[str, Axis]) -> list[tuple[tuple[str, ...], Floats]]:
-        """For some of the columns the weight of each combination of their cells."""
+    def factors(self, axes: Mapping[str, Axis], sizes: Mapping[str, int]) -> list[tuple[tuple[str, ...], Floats]]:
+        """For some of the columns the weight of each combination of their cells.
+
+        Which columns a table is over follows from `sizes`, the cells of each column in the model, and not from `axes`:
+        a restricted axis may have fewer, and its tables must be over the same columns as those it replaces.
+        """
 
     @abstractmethod
     def draw(self, axes: Mapping[str, Axis], cells: Mapping[str, Codes], rng: np.random.Generator) -> dict[str, Codes]:
@@ -142,17 +150,40 @@ class Group(ABC):
         """Pairs of columns that the constraints speak of."""
         return list(itertools.pairwise(self.names))
 
-    def _redrawn(
-        self, axes: Mapping[str, Axis], cells: Mapping[str, Codes], rng: np.random.Generator
+    def given(
+        self, axes: Mapping[str, Axis], cells: Mapping[str, Codes], known: Mapping[str, Codes], rng: np.random.Generator
     ) -> dict[str, Codes]:
-        """Each column on its own, rows that break a rule again, at most PASSES times."""
-        codes = {n: axes[n].draw(cells[n], rng) for n in self.names}
+        """As `draw`, around the codes in `known`, which stay; INVALID where a row's is not known. By redraws."""
+        return self._redrawn(axes, cells, rng, known)
+
+    def spans(self, axes: Mapping[str, Axis], known: Mapping[str, Codes]) -> dict[str, tuple[Codes, Codes]]:
+        """Least and greatest code that `known` ones leave to columns, for those it limits."""
+        return {}
+
+    def _redrawn(
+        self,
+        axes: Mapping[str, Axis],
+        cells: Mapping[str, Codes],
+        rng: np.random.Generator,
+        known: Mapping[str, Codes] | None = None,
+    ) -> dict[str, Codes]:
+        """Each column that is not known on its own, rows that break a rule again, at most PASSES times."""
+        fixed, spans = known or {}, self.spans(axes, known) if known else {}
+
+        def draw(name: str, rows: Codes) -> Codes:
+            at = cells[name][rows]
+            span = [end[rows] for end in spans.get(name, ())]
+            drawn = between(axes[name], at, (span[0], span[1]), rng) if span else axes[name].draw(at, rng)
+            kept = fixed[name][rows] if name in fixed else np.full(len(rows), INVALID)
+            return np.where(kept == INVALID, drawn, kept)
+
+        codes = {n: draw(n, np.arange(len(cells[n]))) for n in self.names}
         for _ in range(PASSES):
             broken = np.flatnonzero(~self.holds(codes))
             if not len(broken):
                 break
             for n in self.names:
-                codes[n][broken] = axes[n].draw(cells[n][broken], rng)
+                codes[n][broken] = draw(n, broken)
         return codes
 
 
@@ -180,9 +211,9 @@ class Ordered(Group):
         """One per inequality."""
         return [c.members for c in self.inequalities]
 
-    def factors(self, axes: Mapping[str, Axis]) -> list[tuple[tuple[str, ...], Floats]]:
+    def factors(self, axes: Mapping[str, Axis], sizes: Mapping[str, int]) -> list[tuple[tuple[str, ...], Floats]]:
         """P(the inequalities hold | cells): of the whole chain where that is small, else of each pair."""
-        if len(self.chain) > 2 and math.prod(axes[n].size for n in self.chain) <= MAX_JOINT:
+        if len(self.chain) > 2 and math.prod(sizes[n] for n in self.chain) <= MAX_JOINT:
             return [(self.chain, self._of(self.chain, axes).weights())]
         return [(c.members, self._of(c.members, axes).weights()) for c in self.inequalities]
 
@@ -197,6 +228,19 @@ class Ordered(Group):
             return self._redrawn(axes, cells, rng)
         drawn = self._of(self.chain, axes).draw(np.stack([cells[n] for n in self.chain], axis=1), rng)
         return {n: drawn[:, i] for i, n in enumerate(self.chain)}
+
+    def spans(self, axes: Mapping[str, Axis], known: Mapping[str, Codes]) -> dict[str, tuple[Codes, Codes]]:
+        """What inequalities with known columns leave, and with those that they limit, where these cannot be missing."""
+        start = {n: origin(self.columns[n]) for n in self.names}
+        least, most = (
+            {n: np.where(known[n] == INVALID, far, known[n] + start[n]) for n in self.names} for far in (-FAR, FAR)
+        )
+        firm = {n: not self.columns[n].nullable or axes[n].cell[-1] < 0 for n in self.names}
+        low, high = dict(least), dict(most)
+        for c in self.inequalities * len(self.inequalities):
+            low[c.high] = np.maximum(low[c.high], (low if firm[c.low] else least)[c.low] + c.strict)
+            high[c.low] = np.minimum(high[c.low], (high if firm[c.high] else most)[c.high] - c.strict)
+        return {n: (low[n] - start[n], high[n] - start[n]) for n in self.names}
 
     def witness(self) -> dict[str, int]:
         """Every column at the least value that obeys."""
@@ -224,7 +268,7 @@ class Listed(Group):
             laws.append((cell, np.where(cell >= 0, spread(axis)[leaf] / widths[leaf], 0.0)))
         return laws
 
-    def factors(self, axes: Mapping[str, Axis]) -> list[tuple[tuple[str, ...], Floats]]:
+    def factors(self, axes: Mapping[str, Axis], sizes: Mapping[str, int]) -> list[tuple[tuple[str, ...], Floats]]:
         """P(the combination is allowed | cells)."""
         weights = self._allowed.astype(np.float64)
         for i, (cell, share) in enumerate(self._laws(axes)):
@@ -235,16 +279,38 @@ class Listed(Group):
 
     def draw(self, axes: Mapping[str, Axis], cells: Mapping[str, Codes], rng: np.random.Generator) -> dict[str, Codes]:
         """One allowed combination of codes by its share of the combination of cells."""
-        laws = self._laws(axes)
+        found = self._joint(self._laws(axes), [axes[n].size for n in self.names], [cells[n] for n in self.names], rng)
+        return {n: np.where(c == INVALID, 0, c) for n, c in zip(self.names, found, strict=True)}
+
+    def given(
+        self, axes: Mapping[str, Axis], cells: Mapping[str, Codes], known: Mapping[str, Codes], rng: np.random.Generator
+    ) -> dict[str, Codes]:
+        """As `draw`, exactly: a known code is a cell of its own."""
+        fixed = np.stack([known[n] != INVALID for n in self.names], axis=1)
+        laws, out = self._laws(axes), {n: axes[n].draw(cells[n], rng) for n in self.names}
+        for pattern in np.unique(fixed, axis=0):
+            rows = np.flatnonzero((fixed == pattern).all(axis=1))
+            own = [(np.arange(codes), np.ones(codes)) for codes in self._allowed.shape]
+            chosen = [own[i] if f else laws[i] for i, f in enumerate(pattern)]
+            sizes = [self._allowed.shape[i] if f else axes[self.names[i]].size for i, f in enumerate(pattern)]
+            at = [(known if f else cells)[n][rows] for n, f in zip(self.names, pattern, strict=True)]
+            for n, c in zip(self.names, self._joint(chosen, sizes, at, rng), strict=True):
+                out[n][rows] = np.where(c == INVALID, out[n][rows], c)
+        return out
+
+    def _joint(
+        self, laws: Sequence[tuple[Codes, Floats]], sizes: Sequence[int], at: Sequence[Codes], rng: np.random.Generator
+    ) -> list[Codes]:
+        """Codes of each column, by the `laws` of cells given the cells `at`; INVALID in rows that allow nothing."""
         entries = np.argwhere(self._allowed)
         weight = np.prod([law[1][entries[:, i]] for i, law in enumerate(laws)], axis=0)
         entries, weight = entries[weight > 0], weight[weight > 0]
-        sizes = [axes[n].size for n in self.names]
-        joint = np.ravel_multi_index([law[0][entries[:, i]] for i, law in enumerate(laws)], sizes)
+        if not len(entries):
+            return [np.full(len(c), INVALID) for c in at]
+        joint = np.ravel_multi_index([law[0][entries[:, i]] for i, law in enumerate(laws)], list(sizes))
         order = np.argsort(joint, kind="stable")
-        asked = np.ravel_multi_index([cells[n] for n in self.names], sizes)
-        spot = _by_weight(weight[order], joint[order], asked, rng)
-        return {n: np.where(spot >= 0, entries[order][spot, i], 0) for i, n in enumerate(self.names)}
+        spot = _by_weight(weight[order], joint[order], np.ravel_multi_index(list(at), list(sizes)), rng)
+        return [np.where(spot >= 0, entries[order][spot, i], INVALID) for i in range(len(laws))]
 
     def witness(self) -> dict[str, int]:
         """The first allowed combination without a missing value."""
@@ -285,9 +351,9 @@ class Bounded(Group):
         missing = _missing(self.sum, self.columns, codes, skip=self.sum.total)
         return np.asarray(missing | ((low <= summed) & (summed <= high)))
 
-    def factors(self, axes: Mapping[str, Axis]) -> list[tuple[tuple[str, ...], Floats]]:
+    def factors(self, axes: Mapping[str, Axis], sizes: Mapping[str, int]) -> list[tuple[tuple[str, ...], Floats]]:
         """1 where some values of the cells have a sum within bounds, else 0; none where the table would be large."""
-        if math.prod(axes[n].size for n in self.names) > MAX_JOINT:
+        if math.prod(sizes[n] for n in self.names) > MAX_JOINT:
             return []
         ends = [_ends(axes[n]) for n in self.names]
         low, high = ({n: e[i] for n, e in zip(self.names, _grid(ends), strict=True)} for i in (0, 1))
@@ -335,11 +401,16 @@ class Rules:
         self.columns = {c.name: c for c in schema.learned}
         self.groups = _groups(schema, self.columns)
 
-    def factors(self, axes: Sequence[Axis]) -> list[Factor]:
-        """Weights of cells for `graphical_model.estimate`, attributes being positions in `axes`."""
+    def factors(self, axes: Sequence[Axis], sizes: Sequence[int] | None = None) -> list[Factor]:
+        """Weights of cells for `graphical_model.estimate`, attributes being positions in `axes`.
+
+        Where `axes` are restricted, `sizes` are the cells of the model's own: the tables are over the columns that the
+        model's factors are over.
+        """
         place = {a.column.name: i for i, a in enumerate(axes)}
         named = {a.column.name: a for a in axes}
-        tables = [f for g in self.groups for f in g.factors(named)]
+        whole = dict(zip(named, [a.size for a in axes] if sizes is None else sizes, strict=True))
+        tables = [f for g in self.groups for f in g.factors(named, whole)]
         return [Factor(tuple(place[n] for n in names), table) for names, table in tables]
 
     def draw(self, axes: Sequence[Axis], cells: Codes, rng: np.random.Generator) -> dict[str, Codes]:
@@ -348,6 +419,73 @@ class Rules:
         named = {a.column.name: a for a in axes}
         drawn = {n: c for g in self.groups for n, c in g.draw(named, at, rng).items()}
         return {n: drawn[n] if n in drawn else a.draw(at[n], rng) for n, a in named.items()}
+
+    def given(
+        self, axes: Sequence[Axis], cells: Codes, known: Mapping[str, Codes], rng: np.random.Generator
+    ) -> dict[str, Codes]:
+        """As `draw`, around the `known` codes of columns, which stay; INVALID where a row's is not known."""
+        at = {a.column.name: cells[:, i] for i, a in enumerate(axes)}
+        named = {a.column.name: a for a in axes}
+        drawn = self.draw(axes, cells, rng)
+        for g in self.groups:
+            fixed = np.stack([known[n] != INVALID for n in g.names])
+            rows = np.flatnonzero(fixed.any(axis=0) & ~fixed.all(axis=0))
+            part, kept = ({n: c[n][rows] for n in g.names} for c in (at, known))
+            for n, c in g.given(named, part, kept, rng).items() if len(rows) else ():
+                drawn[n][rows] = c
+        return {n: np.where(known[n] == INVALID, c, known[n]) for n, c in drawn.items()}
+
+    def known(self, codes: Mapping[str, Codes]) -> dict[str, Codes]:
+        """Known codes of every learned column, INVALID where missing; the one unknown part of a known sum is computed.
+
+        Args:
+          codes: of at least one column, missing where unknown.
+        """
+        rows = len(next(iter(codes.values())))
+        found = {n: np.full(rows, INVALID, dtype=np.int64) for n in self.columns}
+        for n, c in codes.items():
+            found[n] = np.where(c == size(self.columns[n]), INVALID, c)
+        for constraint in reversed(self._schema.derived.values()):
+            if isinstance(constraint, Sum):
+                for part in constraint.parts:
+                    self._solve(constraint, part, found)
+        return found
+
+    def _solve(self, constraint: Sum, part: str, found: dict[str, Codes]) -> None:
+        """Set `part` in rows that know the total and every other part, where a value within its bounds is left."""
+        column, total = self.columns[part], self.columns[constraint.total]
+        rest = _summed(constraint, self.columns, {**found, part: np.full_like(found[part], -origin(column))})
+        step = 10 ** (rules.digits(total) - rules.digits(column))
+        left = found[constraint.total] + origin(total) - rest
+        code = left // step - origin(column)
+        open_ = (found[part] == INVALID) & (left % step == 0) & (code >= 0) & (code < size(column))
+        others = [found[n] != INVALID for n in constraint.members if n != part]
+        found[part] = np.where(open_ & np.logical_and.reduce(others), code, found[part])
+
+    def implied(self, known: Mapping[str, Codes]) -> dict[str, Codes]:
+        """Known codes of implied columns in rows that do not know what implies them; INVALID elsewhere."""
+        return {
+            name: np.where(known[c.given] == INVALID, known[name], INVALID)
+            for name, c in self._schema.derived.items()
+            if isinstance(c, Implied)
+        }
+
+    def agree(self, codes: Mapping[str, Codes]) -> Mask:
+        """Which rows obey all constraints, those of columns that are computed among them."""
+        computed = [obeys(c, self.columns, codes) for c in self._schema.derived.values()]
+        return np.asarray(np.logical_and.reduce([self.hold(codes), *computed]))
+
+    def around(self, codes: Mapping[str, Codes], known: Mapping[str, Codes]) -> dict[str, Codes]:
+        """`codes` and the columns that follow from them, known codes kept; a sum that known parts carry out of its
+        total's bounds stops there.
+        """
+        every = dict(codes)
+        for name, constraint in self._schema.derived.items():
+            found, most = self.derive(every, only=name)[name], size(self.columns[name]) - 1
+            missing = _missing(constraint, self.columns, every, skip=name)
+            found = np.where(missing, found, np.clip(found, 0, most))
+            every[name] = np.where(known[name] == INVALID, found, known[name])
+        return every
 
     def joined(self) -> list[tuple[int, int]]:
         """Pairs of positions in `schema.modelled` that constraints join, without a circle among them."""
@@ -367,10 +505,12 @@ class Rules:
             np.logical_and.reduce([np.ones(rows, dtype=np.bool_), *(g.holds(codes) for g in self.groups)])
         )
 
-    def derive(self, codes: Mapping[str, Codes]) -> dict[str, Codes]:
-        """`codes` and the columns that follow from them."""
+    def derive(self, codes: Mapping[str, Codes], *, only: str | None = None) -> dict[str, Codes]:
+        """`codes` and the columns that follow from them, or one of these."""
         every = dict(codes)
         for name, constraint in self._schema.derived.items():
+            if only not in (None, name):
+                continue
             column = self.columns[name]
             if isinstance(constraint, Implied):
                 every[name] = _implied(constraint, self.columns, every)
@@ -381,26 +521,41 @@ class Rules:
         return every
 
     def obeyed(
-        self, draw: Callable[[Codes], dict[str, Codes]], rows: int, rng: np.random.Generator
+        self,
+        draw: Callable[[Codes], dict[str, Codes]],
+        rows: int,
+        rng: np.random.Generator,
+        *,
+        kind: Codes | None = None,
+        free: bool = True,
     ) -> dict[str, Codes]:
         """Codes of `rows` rows for every learned column, every constraint obeyed in every row.
 
         Args:
-          draw: codes of every modelled column for the rows at some positions, drawn anew at each call.
+          draw: codes of every modelled column for the rows at some positions, which may repeat; anew at each call.
           rows: how many.
           rng: source of chance.
+          kind: shape (rows,), what each row was asked to be; a row takes no values from one of another kind.
+          free: nothing is asked of rows but the rules, so that public values may stand in where no row obeys.
+
+        Raises:
+          UsageError: something is asked, and no row that obeys was drawn.
         """
         codes = draw(np.arange(rows))
         broken = np.flatnonzero(~self.hold(codes))
         for _ in range(PASSES):
             if not len(broken):
                 break
-            fresh = draw(broken)
+            tries = np.resize(broken, max(len(broken), POOL))
+            fresh = draw(tries)
+            sound = np.flatnonzero(self.hold(fresh))
+            mended, first = np.unique(tries[sound], return_index=True)
             for n, c in fresh.items():
-                codes[n][broken] = c
-            broken = broken[~self.hold(fresh)]
+                codes[n][mended] = c[sound[first]]
+            broken = np.setdiff1d(broken, mended)
         if len(broken):
-            self._mend(codes, broken, rng)
+            self._mend(codes, broken, np.zeros(rows, dtype=np.int64) if kind is None else kind, rng)
+            self._stand_in(codes, free=free and kind is None)
         return self.derive(codes)
 
     def on_modelled(self, allowed: Mapping[str, CodeSet]) -> dict[str, CodeSet]:
@@ -428,15 +583,25 @@ class Rules:
             )
         return found
 
-    def _mend(self, codes: dict[str, Codes], broken: Codes, rng: np.random.Generator) -> None:
-        """Give `broken` rows the values of rows that obey; where there is none, public values that do."""
-        rows = len(next(iter(codes.values())))
-        sound = np.setdiff1d(np.arange(rows), broken)
-        if len(sound):
-            donors = rng.choice(sound, len(broken))
-            for values in codes.values():
-                values[broken] = values[donors]
+    def _mend(self, codes: dict[str, Codes], broken: Codes, kind: Codes, rng: np.random.Generator) -> None:
+        """Give `broken` rows the values of rows of their kind that obey, where there are any."""
+        sound = np.setdiff1d(np.arange(len(kind)), broken)
+        for one in np.unique(kind[broken]).tolist():
+            into, able = broken[kind[broken] == one], sound[kind[sound] == one]
+            if len(able):
+                donors = rng.choice(able, len(into))
+                for values in codes.values():
+                    values[into] = values[donors]
+
+    def _stand_in(self, codes: dict[str, Codes], *, free: bool) -> None:
+        """Public values that obey for rows that still do not; where something else is asked of rows, an error."""
+        broken = np.flatnonzero(~self.hold(codes))
+        if not len(broken):
             return
+        if not free:
+            raise UsageError(
+                "No row of the model that was drawn obeys the rules and the conditions together: ask for less."
+            )
         for name, code in ((n, c) for g in self.groups for n, c in g.witness().items()):
             codes[name][broken] = code
 

@@ -240,11 +240,17 @@ class GraphicalModel:
         return GraphicalModel([self.sizes[a] for a in order], tree, potentials, self.total)
 
     def weighted(self, factors: Sequence[Factor], *, instead_of: Sequence[Factor] = ()) -> GraphicalModel:
-        """The model times `factors`, each held by some clique, those of `instead_of` divided out; 0 stays 0."""
+        """The model times `factors`, each held by some clique, those of `instead_of` divided out; 0 stays 0.
+
+        Raises:
+          ValueError: no clique holds a factor's attributes.
+        """
         potentials = list(self.potentials)
         for factor, sign in [*((f, -1.0) for f in instead_of), *((f, 1.0) for f in factors)]:
             attributes, logs = factor.log()
             home = self.tree.home(attributes)
+            if home < 0:
+                raise ValueError("No clique of the model holds the attributes of a factor.")
             change = np.where(np.isneginf(logs), logs, sign * logs)
             potentials[home] = potentials[home] + expand(change, attributes, self.tree.cliques[home])
         return GraphicalModel(self.sizes, self.tree, potentials, self.total)

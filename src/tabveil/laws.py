@@ -10,14 +10,15 @@ Privacy: post-processing of a fitted model. Nothing here sees a private row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tabveil._chains import EVEN
 from tabveil.completion import UNKNOWN, completed
 from tabveil.conditions import Balance, may_hold
-from tabveil.encoding import Axis, Codes, CodeSet, Floats, size
+from tabveil.encoding import INVALID, Axis, Codes, CodeSet, Floats, size
 from tabveil.enforcing import PASSES, Rules
 from tabveil.errors import UsageError
 from tabveil.graphical_model import NEVER, Factor, GraphicalModel, Ints, systematic
@@ -31,11 +32,13 @@ class Law:
       axes: one per modelled column: it draws codes within cells.
       model: over the axes' cells; holds the rules' weights of cells.
       rules: constraints between columns, and the columns that follow from others.
+      free: no condition is set, so that public values may stand in where no row obeys the rules.
     """
 
     axes: tuple[Axis, ...]
     model: GraphicalModel
     rules: Rules
+    free: bool = True
 
     def place(self, name: str) -> int:
         """Position of the column called `name`."""
@@ -61,7 +64,7 @@ class Law:
                 )
         try:
             model = self.model.conditioned(evidence, factors=self._factors(axes), instead_of=self._factors(self.axes))
-            return replace(self, axes=tuple(axes), model=model)
+            return replace(self, axes=tuple(axes), model=model, free=False)
         except UsageError as error:
             names = ", ".join(repr(n) for n in allowed)
             raise UsageError(f"The model never draws what the conditions on {names} allow together.") from error
@@ -72,15 +75,23 @@ class Law:
 
     def _factors(self, axes: Sequence[Axis]) -> list[Factor]:
         """The rules' weights of cells under `axes`, which may lack the last cells of the model's."""
-        return [_widened(f, self.model.sizes) for f in self.rules.factors(axes)]
+        return [_widened(f, self.model.sizes) for f in self.rules.factors(axes, self.model.sizes)]
 
     def draw(self, cells: Ints, rng: np.random.Generator) -> dict[str, Codes]:
         """Codes within `cells`, shape (rows, axes), of every modelled column; rules hold wherever they can."""
         return self.rules.draw(self.axes, cells, rng)
 
     def sample(self, rows: int, rng: np.random.Generator) -> dict[str, Codes]:
-        """Codes of `rows` rows for every learned column; rules hold in each."""
-        return self.rules.obeyed(lambda wanted: self.draw(self.model.sample(len(wanted), rng), rng), rows, rng)
+        """Codes of `rows` rows for every learned column; rules hold in each.
+
+        Raises:
+          UsageError: there are conditions, and no row obeys them and the rules together.
+        """
+
+        def draw(wanted: Ints) -> dict[str, Codes]:
+            return self.draw(self.model.sample(len(wanted), rng), rng)
+
+        return self.rules.obeyed(draw, rows, rng, free=self.free)
 
     def balanced(self, balance: Balance, rows: int, rng: np.random.Generator) -> tuple[dict[str, Codes], Floats]:
         """`sample` with the shares that `balance` asks for, by quota, and the model's own shares."""
@@ -97,7 +108,7 @@ class Law:
             own = split.codes(group[wanted], cells[:, label], rng)
             return {**self.draw(cells, rng), balance.column: own}
 
-        return self.rules.obeyed(draw, rows, rng), split.model
+        return self.rules.obeyed(draw, rows, rng, kind=group), split.model
 
     def _by_group(self, balance: Balance, group: Codes, rng: np.random.Generator) -> dict[str, Codes]:
         """A label that rules speak of: each group is drawn under the condition that it is this group."""
@@ -108,48 +119,81 @@ class Law:
                 codes.setdefault(name, np.empty(len(group), dtype=np.int64))[rows] = found
         return codes
 
-    def without_missing(self) -> Law:
-        """The law of rows in which nothing is missing, of columns that the model has seen filled; no cell is impossible
-        to know, whatever the model says of it.
+    def without_missing(self, allowed: Mapping[str, CodeSet] | None = None) -> Law:
+        """The law of rows in which nothing is missing, of columns that the model has seen filled, and whose codes are
+        `allowed`; no cell is impossible to know, whatever the model says of it, and none that holds a value without
+        weight.
         """
-        axes, evidence = list(self.axes), dict[int, Floats]()
+        axes, evidence, asked = list(self.axes), dict[int, Floats](), allowed or {}
         for i, axis in enumerate(self.axes):
-            if axis.column.nullable:
-                present, shares = axis.restricted(CodeSet.of([(0, size(axis.column))]))
-                if self.chance(i, shares) > NEVER:
-                    axes[i], evidence[i] = present, shares
-        return replace(self, axes=tuple(axes), model=self.model.floored().times(evidence))
+            name = axis.column.name
+            if not axis.column.nullable and name not in asked:
+                continue
+            present, shares = axis.restricted(asked.get(name, CodeSet.of([(0, size(axis.column))])))
+            held = np.isin(np.arange(axis.size), present.cell)
+            if held.any() if name in asked else self.chance(i, shares) > NEVER:
+                axes[i], evidence[i] = present, np.where((shares > 0) | ~held, shares, EVEN)
+        model = self.model
+        if evidence:
+            model = model.weighted(self._factors(axes), instead_of=self._factors(self.axes))
+        return replace(self, axes=tuple(axes), model=model.floored().times(evidence))
 
     def completed(self, codes: Mapping[str, Codes], draws: int, rng: np.random.Generator) -> list[dict[str, Codes]]:
         """`codes` with missing ones drawn given the others, `draws` times, and every learned column.
 
-        Rows that break a rule are completed anew, PASSES times at most: what is known of them may break it already.
+        What is known of computed columns counts: one that another implies restricts that other, the one unknown part of
+        a sum is computed. Rows that break a rule are completed anew, PASSES times at most: what is known of them may
+        break it already.
         """
-        known = np.full((len(next(iter(codes.values()))), len(self.axes)), UNKNOWN, dtype=np.int64)
-        for i, axis in enumerate(self.axes):
-            given = codes.get(axis.column.name)
-            if given is not None:
-                known[:, i] = np.where(given == size(axis.column), UNKNOWN, axis.cells(given))
-        law = self.without_missing()
-        return [law._completion(codes, known, cells, rng) for cells in completed(law.model, known, rng, draws=draws)]
+        known = self.rules.known(codes)
+        out = [{n: c.copy() for n, c in known.items()} for _ in range(draws)]
+        for law, rows in self._by_implied(known):
+            part = {n: c[rows] for n, c in known.items()}
+            for into, found in zip(out, law._completions(part, draws, rng), strict=True):
+                for name, c in found.items():
+                    into[name][rows] = c
+        return out
+
+    def _by_implied(self, known: Mapping[str, Codes]) -> Iterator[tuple[Law, Ints]]:
+        """Rows by what they know of implied columns and not of what implies them, and the law given that."""
+        rows = len(next(iter(known.values())))
+        implied = self.rules.implied(known)
+        kinds = np.stack([np.zeros(rows, dtype=np.int64), *implied.values()], axis=1)
+        distinct, which = np.unique(kinds, axis=0, return_inverse=True)
+        for number, kind in enumerate(distinct[:, 1:].tolist()):
+            asked = {n: CodeSet.of([(v, v + 1)]) for n, v in zip(implied, kind, strict=True) if v != INVALID}
+            yield self._asked(asked), np.flatnonzero(which.ravel() == number)
+
+    def _asked(self, asked: Mapping[str, CodeSet]) -> Law:
+        """The law of filled rows given implied columns; without these where they follow from a sum."""
+        try:
+            return self.without_missing(self.rules.on_modelled(asked))
+        except UsageError:
+            return self.without_missing()
+
+    def _completions(self, known: Mapping[str, Codes], draws: int, rng: np.random.Generator) -> list[dict[str, Codes]]:
+        """Rows around what is `known` of every learned column."""
+        pairs = [(a, known[a.column.name]) for a in self.axes]
+        cells = np.stack([np.where(c == INVALID, UNKNOWN, a.cells(c)) for a, c in pairs], axis=1)
+        return [self._completion(known, cells, at, rng) for at in completed(self.model, cells, rng, draws=draws)]
 
     def _completion(
-        self, codes: Mapping[str, Codes], known: Ints, cells: Ints, rng: np.random.Generator
+        self, known: Mapping[str, Codes], fixed: Ints, cells: Ints, rng: np.random.Generator
     ) -> dict[str, Codes]:
-        every = self._filled(codes, self.draw(cells, rng))
+        every = self._around(known, cells, rng)
+        open_ = np.logical_or.reduce([known[a.column.name] == INVALID for a in self.axes])
         for _ in range(PASSES):
-            broken = np.flatnonzero(~self.rules.hold(every))
+            broken = np.flatnonzero(open_ & ~self.rules.agree(every))
             if not len(broken):
                 break
-            fresh = self.draw(completed(self.model, known[broken], rng)[0], rng)
-            for name, found in self._filled({n: c[broken] for n, c in codes.items()}, fresh).items():
+            again = completed(self.model, fixed[broken], rng)[0]
+            for name, found in self._around({n: c[broken] for n, c in known.items()}, again, rng).items():
                 every[name][broken] = found
-        return self._filled(codes, self.rules.derive(every))
+        return every
 
-    def _filled(self, given: Mapping[str, Codes], drawn: Mapping[str, Codes]) -> dict[str, Codes]:
-        """The given codes, and drawn ones where none is given."""
-        missing = {n: size(self.rules.columns[n]) for n in drawn}
-        return {n: np.where(given[n] == missing[n], c, given[n]) if n in given else c for n, c in drawn.items()}
+    def _around(self, known: Mapping[str, Codes], cells: Ints, rng: np.random.Generator) -> dict[str, Codes]:
+        """Every learned column, drawn within `cells` or computed around what is known."""
+        return self.rules.around(self.rules.given(self.axes, cells, known, rng), known)
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,11 @@ FORMAT = 1
 
 MANIFEST = "manifest.json"
 STAMP_FILE = "NOT_PRIVATE.txt"
-"""Lies in every folder whose table is not private, so that a listing of it says so."""
+"""Lies in every release folder whose table is not private, so that a listing of it says so.
+
+Beside a sampled file, or folder of parts, lies a file of its name with this ending, not in it: whoever reads such a
+folder as one table (`pandas.read_parquet`) takes every file in it for a part.
+"""
 
 DECLARED_FILE = "schema.declared.yaml"
 """The schema as the user gave it, where the fit learned what it leaves out; schema.yaml is then the one with that

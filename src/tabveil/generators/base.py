@@ -479,9 +479,12 @@ class Generator(ABC):
 
         Returns:
           For m = 1 one table, else a list of m, drawn one by one: in the schema's columns, order and types, with
-          `table`'s index; identifiers are kept. Every filled cell has exactly the model's law given the row's known
-          cells and that nothing filled is missing. A column that the model has seen only missing stays so. Known cells
-          that contradict the model are kept, and the rest drawn so that the fewest of its tables are contradicted.
+          `table`'s index; identifiers are kept. Without constraints filled cells have the model's law given what the
+          row knows, as cells of the model, and that nothing filled is missing. With constraints they are drawn around
+          the known values, and obey wherever the known values let them and redraws find a way; docs/conditions.md says
+          which draws are exact. The one unknown part of a known sum is computed. A column that the model has seen only
+          missing stays so. Known cells that contradict the model or a constraint are kept, and the rest drawn so that
+          the fewest of the model's tables are contradicted.
 
           The draws vary as missing values do, not as a refitted model would: combined by Rubin's rules, intervals are
           a little narrow.
