@@ -470,10 +470,11 @@ class Rules:
             if isinstance(c, Implied)
         }
 
-    def agree(self, codes: Mapping[str, Codes]) -> Mask:
-        """Which rows obey all constraints, those of columns that are computed among them."""
+    def broken(self, codes: Mapping[str, Codes]) -> Codes:
+        """How many groups of constraints, and constraints of computed columns, each row breaks."""
         computed = [obeys(c, self.columns, codes) for c in self._schema.derived.values()]
-        return np.asarray(np.logical_and.reduce([self.hold(codes), *computed]))
+        none = np.zeros(len(next(iter(codes.values()))), dtype=np.int64)
+        return np.asarray(none + sum(~kept for kept in (*computed, *(g.holds(codes) for g in self.groups))))
 
     def around(self, codes: Mapping[str, Codes], known: Mapping[str, Codes]) -> dict[str, Codes]:
         """`codes` and the columns that follow from them, known codes kept; a sum that known parts carry out of its

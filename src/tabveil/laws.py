@@ -183,12 +183,15 @@ class Law:
         every = self._around(known, cells, rng)
         open_ = np.logical_or.reduce([known[a.column.name] == INVALID for a in self.axes])
         for _ in range(PASSES):
-            broken = np.flatnonzero(open_ & ~self.rules.agree(every))
-            if not len(broken):
+            worst = self.rules.broken(every)
+            rows = np.flatnonzero(open_ & (worst > 0))
+            if not len(rows):
                 break
-            again = completed(self.model, fixed[broken], rng)[0]
-            for name, found in self._around({n: c[broken] for n, c in known.items()}, again, rng).items():
-                every[name][broken] = found
+            again = completed(self.model, fixed[rows], rng)[0]
+            fresh = self._around({n: c[rows] for n, c in known.items()}, again, rng)
+            better = self.rules.broken(fresh) <= worst[rows]  # one rule that cannot hold must not cost others
+            for name, found in fresh.items():
+                every[name][rows[better]] = found[better]
         return every
 
     def _around(self, known: Mapping[str, Codes], cells: Ints, rng: np.random.Generator) -> dict[str, Codes]:

@@ -351,3 +351,14 @@ def test_known_cells_that_break_a_rule_are_kept() -> None:
     chain = filled(law_of(ABC, CHAIN, 4), {"a": 90, "c": 10}, 5)
     assert (chain["a"] == 90).all()
     assert (chain["c"] == 10).all()
+
+
+def test_a_rule_that_known_cells_break_does_not_cost_the_others() -> None:
+    """1,000 rows: a > c is known, so b cannot fit; x <= y and x <= z, drawn by redraws, hold all the same."""
+    branch = tuple(Integer(name=n, low=0, high=9) for n in "xyz")
+    rules = (*CHAIN, Inequality(low="x", high="y"), Inequality(low="x", high="z"))
+    law = law_of((*ABC, *branch), rules, 2)
+    codes = filled(law, {"a": 90, "c": 10, "y": 0}, 1_000)
+    assert set(codes["x"].tolist()) == {0}
+    assert (codes["a"] == 90).all()
+    assert (codes["c"] == 10).all()
