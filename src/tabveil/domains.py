@@ -64,11 +64,12 @@ PAIR_NOISE = 3.0
 def levels(column: Column) -> int:
     """How many histograms refining `column` takes: 0 for listed values, else until the pieces are single values.
 
-    It is the same before and after bounds and decimals are learned: LEARNED_LEVELS, whatever they turn out to be.
+    It is the same before and after bounds and decimals are learned, bought or not: LEARNED_LEVELS, whatever they
+    turn out to be.
     """
     if isinstance(column, Discrete):
         return 0
-    if column.unknown or column.source == "charged":
+    if column.unknown or column.source != "declared":
         return LEARNED_LEVELS
     values = size(column)
     return 1 if values <= FLAT else math.ceil(math.log(values) / math.log(BRANCHES) - 1e-9)
@@ -288,7 +289,7 @@ def without_rare(axis: Axis, counts: Floats, threshold: float) -> tuple[Axis, ND
 def _unseen(axis: Axis, counts: Floats, threshold: float) -> NDArray[np.bool_]:
     """Cells of a learned column that mean missing or anything else, and do not stand out."""
     column, unseen = axis.column, np.zeros(len(counts), dtype=bool)
-    if column.source == "charged":
+    if column.source != "declared":
         other = isinstance(column, Categorical) and column.catch_all is not None
         unseen[len(unseen) - other - column.nullable :] = True
     unseen &= counts < threshold

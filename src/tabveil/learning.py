@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from dp_accounting import ComposedDpEvent, DpEvent
+from dp_accounting import ComposedDpEvent, DpEvent, NonPrivateDpEvent
 from numpy.typing import NDArray
 from scipy import special
 
@@ -35,7 +35,7 @@ from tabveil.columns import Categorical, Column, Date, Datetime, Decimal, Grid, 
 from tabveil.domains import brief, evenly
 from tabveil.encoding import FARTHEST, Codes, bound_at, digits_needed, position, positions
 from tabveil.errors import UsageError
-from tabveil.mechanisms import PrivateRows, Question, counting_event
+from tabveil.mechanisms import PrivateRows, Question, counting_event, noise_is_seeded
 from tabveil.schema import Schema
 
 Edges = NDArray[np.int64]
@@ -143,12 +143,16 @@ def spends(schema: Schema, amount: float, *, delta: float) -> tuple[Spend, ...]:
 
 
 def resolve(schema: Schema, rows: PrivateRows, charged: Iterable[Spend]) -> Schema:
-    """`schema` with everything it leaves out learned from charged answers; columns so completed say `source: charged`.
+    """`schema` with everything it leaves out learned; columns completed from charged answers say `source: charged`.
 
     Args:
       schema: what is declared.
       rows: private rows under `schema`, charged for `spends`.
       charged: the plan's steps; without a step for a label, its answers are exact (nothing is private).
+
+    Returns:
+      The schema whole. Where nothing was charged for a column, or noise is seeded, the column says `source: draft` and
+      the schema is a draft, which no private fit accepts: what was read off rows never passes for what was bought.
 
     Raises:
       UnchargedError: a step was not charged.
@@ -159,14 +163,24 @@ def resolve(schema: Schema, rows: PrivateRows, charged: Iterable[Spend]) -> Sche
     columns = {c.name: c for c in schema.unresolved}
     for learn in (_learn_decimals, _learn_categories, _learn_bounds):
         columns |= learn(list(columns.values()), rows, events)
-    whole = {c.name: _resolved(columns[c.name], schema[c.name].unknown) for c in schema.unresolved}
-    return dataclasses.replace(schema, columns=tuple(whole.get(c.name, c) for c in schema.columns))
+    whole = {c.name: _resolved(columns[c.name], c, bought=_bought(c, events)) for c in schema.unresolved}
+    completed = tuple(whole.get(c.name, c) for c in schema.columns)
+    if any(c.source == "draft" for c in whole.values()):
+        return dataclasses.replace(schema, columns=completed, draft=True, approved_by=None, approved_on=None)
+    return dataclasses.replace(schema, columns=completed)
 
 
-def _resolved(column: Column, learned: Sequence[str]) -> Column:
-    """The column as bought: it says so, and which of its fields were not declared."""
-    note = f"{column.note} Learned under the privacy budget: {', '.join(learned)}.".strip()
-    return dataclasses.replace(column, learn=False, source="charged", note=note)
+def _bought(column: Column, events: Events) -> bool:
+    """Whether every step that resolves `column` was paid for, and nobody can take its noise away."""
+    paid = (events.get(label, NonPrivateDpEvent()) for label in _labels(column))
+    return not noise_is_seeded() and not any(isinstance(event, NonPrivateDpEvent) for event in paid)
+
+
+def _resolved(column: Column, declared: Column, *, bought: bool) -> Column:
+    """The column as completed: it says how, and which of its fields were not declared."""
+    how = "Learned under the privacy budget" if bought else "Read from rows, not private"
+    note = f"{column.note} {how}: {', '.join(declared.unknown)}.".strip()
+    return dataclasses.replace(column, learn=False, source="charged" if bought else "draft", note=note)
 
 
 def _learn_categories(columns: Sequence[Column], rows: PrivateRows, events: Events) -> dict[str, Column]:

@@ -512,6 +512,13 @@ _A10 = (
         "a rare value left the table",
     ),
     _m(
+        "a10-learning-called-charged",
+        "bounds and categories read off the rows by a fit without privacy say that they were bought",
+        Edit("tabveil.learning:_bought", "noise_is_seeded() and not", "noise_is_seeded() or not"),
+        Check(LEARNING, "test_what_nobody_paid_for_is_a_draft", ("uncharged",)),
+        "found.columns",
+    ),
+    _m(
         "a10-learning-unplanned",
         "what is learned is not in the plan (stopped by the receipt)",
         Edit("tabveil.generators.base:Generator._all_spends", "return both", "return both[len(first) :]"),

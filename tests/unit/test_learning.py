@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from dp_accounting import ComposedDpEvent
+from dp_accounting import ComposedDpEvent, NonPrivateDpEvent
 from scipy import stats
 
 from tabveil import accounting, learning
@@ -23,10 +23,10 @@ from tabveil.domains import levels
 from tabveil.encoding import FARTHEST, bound_at, conform, digits_needed, encode, position, positions
 from tabveil.errors import DataError, SchemaError, UnchargedError, UsageError
 from tabveil.generators._marginals import Part, divide
-from tabveil.generators.base import create, outside
+from tabveil.generators.base import create, load, outside
 from tabveil.generators.independent import Independent
 from tabveil.ledger import Ledger, Receipt
-from tabveil.mechanisms import PrivateRows, Question, selected, threshold
+from tabveil.mechanisms import PrivateRows, Question, seeded_noise_for_tests, selected, threshold
 from tabveil.schema import Schema
 from tabveil.tables import open_table
 
@@ -249,11 +249,48 @@ def test_a_resolved_column_says_what_was_bought_and_keeps_its_levels() -> None:
     frame = pd.DataFrame({"n": [1, 2] * 9, "c": ["x"] * 18})
     number = Integer(name="n", learn=True, low=0, note="From the form.")
     resolved = learned(frame, number, Categorical(name="c", learn=True))
-    assert (resolved[0].source, resolved[0].learn, resolved[0].unknown) == ("charged", False, ())
-    assert resolved[0].note == "From the form. Learned under the privacy budget: high."
+    assert (resolved[0].learn, resolved[0].unknown) == (False, ())
+    assert resolved[0].note == "From the form. Read from rows, not private: high."
     assert levels(resolved[0]) == levels(number)
     assert resolved[1].labels == ("x", "__other__")  # type: ignore[attr-defined]
     assert resolved[1].missing == ("",)
+
+
+@pytest.mark.parametrize("how", ["uncharged", "not private", "seeded"])
+def test_what_nobody_paid_for_is_a_draft(how: str) -> None:
+    """Bounds and categories that were read off the rows are never called charged, so no private fit takes them."""
+    frame = pd.DataFrame({"n": [17, 33, 98_765] * 30, "c": ["rare", "x", "x"] * 30})
+    columns = (Integer(name="n", learn=True), Categorical(name="c", learn=True), Boolean(name="b"))
+    schema = Schema(columns=columns, approved_by="A. Person", approved_on="2026-01-31")
+    event = ComposedDpEvent([DiscreteGaussianDpEvent(2.0), DeltaDpEvent(1e-6)])
+    spends = [Spend(x, event if "categories" in x else DiscreteGaussianDpEvent(2.0)) for x in learning.labels(schema)]
+    bought = learning.resolve(schema, charged(frame, schema, spends), spends)
+    assert [c.source for c in bought.columns] == ["charged", "charged", "declared"]
+    assert bought["n"].note == "Learned under the privacy budget: low, high."
+    assert not bought.draft
+    if how == "seeded":
+        with seeded_noise_for_tests(1):
+            found = learning.resolve(schema, charged(frame, schema, spends), spends)
+    else:
+        steps = [Spend(s.label, NonPrivateDpEvent()) for s in spends] if how == "not private" else []
+        found = learning.resolve(schema, PrivateRows(open_table(frame), schema, Receipt.uncharged()), steps)
+    assert [c.source for c in found.columns] == ["draft", "draft", "declared"]
+    assert (found.draft, found.approved_by) == (True, None)
+    assert levels(found["n"]) == levels(schema["n"])
+    with pytest.raises(SchemaError, match="is a draft"):
+        create("independent", epsilon=1.0, delta=1e-6).plan(found)
+
+
+def test_a_fit_without_privacy_gives_a_draft_that_can_be_used_on(tmp_path: Any) -> None:
+    frame = pd.DataFrame({"n": [17, 33, 98_765] * 30, "c": ["rare", "x", "x"] * 30})
+    schema = Schema(columns=(Integer(name="n", learn=True), Categorical(name="c", learn=True)))
+    made = create("mst", epsilon=math.inf).fit(frame, schema)
+    assert made.schema.draft
+    assert "Read from rows, outside any guarantee: low, high of 'n'; categories of 'c'" in made.statement.outside[0]
+    made.save(tmp_path / "model")
+    assert load(tmp_path / "model").schema == made.schema
+    again = create("mst", epsilon=math.inf).fit(frame, made.schema)
+    assert set(again.sample(50)["c"]) <= {"rare", "x", "__other__"}
 
 
 def test_what_is_declared_is_never_asked_for() -> None:
@@ -286,6 +323,31 @@ def test_a_learned_schema_survives_yaml_and_says_so(tmp_path: Any) -> None:
     said = outside(schema)[0]
     assert "low, high, decimals of 'x'" in said
     assert "inside the guarantee" in said
+    told = outside(Schema(columns=(Integer(name="n", low=0, high=3, source="charged"),)))
+    assert told[0].startswith("What the schema declares")
+    assert "of 'n' were bought from a ledger before" in told[1]
+
+
+def test_a_statement_names_every_column_that_can_stop_a_run() -> None:
+    """Against `encode` itself: text that is no value, an empty cell, a value out of bounds."""
+    columns: tuple[Column, ...] = (
+        Integer(name="clips", low=0, high=9),
+        Integer(name="clips nullable", low=0, high=9, missing=("",)),
+        Integer(name="refuses", low=0, high=9, missing=("",), invalid="refuse"),
+        Date(name="day", low=dt.date(2000, 1, 1), high=dt.date(2001, 1, 1)),
+        Boolean(name="flag", missing=("",), invalid="missing"),
+        Categorical(name="listed", categories=("x",)),
+        Categorical(name="open", categories=("x",), catch_all="rest"),
+    )
+    stopping = []
+    for column in columns:
+        for cell in ("abc", None, "99"):
+            try:
+                encode(column, pd.Series([cell], dtype=object))
+            except DataError:
+                stopping.append(column.name)
+    said = next(s for s in outside(Schema(columns=columns)) if "stops the run" in s)
+    assert {c.name for c in columns if f"'{c.name}'" in said} == set(stopping)
 
 
 @pytest.mark.parametrize(
