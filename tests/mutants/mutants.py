@@ -789,7 +789,7 @@ _A17 = (
     _m(
         "a17-not-bounded",
         "all rows of a person are kept",
-        Edit("tabveil.mechanisms:PrivateRows._load", "if unit and units:", "if False and units:"),
+        Edit("tabveil.mechanisms:PrivateRows._load", "if unit and self._kept is None:", "if False:"),
         _PERSONS,
         "difference.sum() == 2",
     ),
@@ -1187,6 +1187,16 @@ _A17 = (
         Edit("tabveil.mechanisms:PrivateRows._keep", "if not self._table.repeatable:", "if False:"),
         Check(STREAMING, "test_learning_bounds_persons_where_rows_come_in_any_order"),
         "[300, 2, 0]",
+    ),
+    _m(
+        "a17-learning-from-a-changed-file",
+        "rows of each person, chosen by position, are looked for in a file that was put into another order since",
+        Edit("tabveil.mechanisms:PrivateRows._require_unchanged", "self._table.stamp() != self._stamp or", "False or"),
+        Check(
+            STREAMING, "test_a_file_written_to_while_bounds_are_learned_is_refused", ("another order", "survey", "who")
+        ),
+        "DID NOT RAISE",
+        "Failed",
     ),
     _m(
         "a17-learning-from-all-rows",
