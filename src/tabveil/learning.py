@@ -19,6 +19,7 @@ here.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,9 +32,9 @@ from numpy.typing import NDArray
 from scipy import special
 
 from tabveil.accounting import DeltaDpEvent, DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, Spend
-from tabveil.columns import Categorical, Column, Date, Datetime, Decimal, Grid, public_range
+from tabveil.columns import FARTHEST, Categorical, Column, Date, Datetime, Decimal, Grid, public_range
 from tabveil.domains import brief, evenly
-from tabveil.encoding import FARTHEST, Codes, bound_at, digits_needed, position, positions
+from tabveil.encoding import Codes, bound_at, digits_needed, position, positions
 from tabveil.errors import UsageError
 from tabveil.mechanisms import PrivateRows, Question, counting_event, noise_is_seeded
 from tabveil.schema import Schema
@@ -258,7 +259,9 @@ def reach(column: Grid) -> tuple[int, int]:
     """The first and last step that bounds may have: declared bounds, else the ends of the public grid."""
     first, last = -FARTHEST, FARTHEST
     if isinstance(column, Date | Datetime):
-        first, last = (position(column, day) for day in public_range(column))
+        earliest, latest = public_range(column)
+        just = dt.timedelta(seconds=1) if isinstance(column, Datetime) else dt.timedelta(days=1)
+        first, last = position(column, earliest - just) + 1, position(column, latest)  # no step before the earliest
     low, high = column.bounds
     if low is not None:
         first = position(column, low)
@@ -343,6 +346,12 @@ def default_ends(column: Grid) -> tuple[int, int]:
 
 
 def _bounded(column: Grid, first: int, last: int) -> Grid:
-    """The column with the bounds it lacks; its declared ones stay, to the last digit."""
+    """The column with the bounds it lacks; its declared ones stay, to the last digit, also between two steps."""
     ends = {"low": first, "high": last}
-    return dataclasses.replace(column, **{k: bound_at(column, ends[k]) for k in column.unknown})
+    found = {k: bound_at(column, ends[k]) for k in column.unknown}
+    low, high = column.bounds
+    if low is not None:
+        found["high"] = max(found["high"], low)
+    if high is not None:
+        found["low"] = min(found["low"], high)
+    return dataclasses.replace(column, **found)
