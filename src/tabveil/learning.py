@@ -46,9 +46,9 @@ Events = Mapping[str, DpEvent]
 WEIGHTS = {"categories": 1.0, "decimals": 1.0, "bounds": 1.0}
 """How the learning share is divided among the steps, by the first word of their labels."""
 
-DELTA_SHARE = 0.01
-"""Share of delta for the thresholds of all learned categories together; ten times as much would lower a threshold by a
-tenth only."""
+DELTA_SHARE = 0.0099
+"""Share of delta for the thresholds of all learned categories together: five such fits, rounding included, are within
+the twentieth that an account of the same delta has for them. Ten times as much would lower a threshold by a tenth only."""
 
 PIECES = 16
 """Equal pieces that the outermost octaves are cut into."""
