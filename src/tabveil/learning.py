@@ -48,7 +48,9 @@ WEIGHTS = {"categories": 1.0, "decimals": 1.0, "bounds": 1.0}
 
 DELTA_SHARE = 0.0099
 """Share of delta for the thresholds of all learned categories together: five such fits, rounding included, are within
-the twentieth that an account of the same delta has for them. Ten times as much would lower a threshold by a tenth only."""
+the twentieth that an account of the same delta has for them. Ten times as much would lower a threshold by a tenth
+only.
+"""
 
 PIECES = 16
 """Equal pieces that the outermost octaves are cut into."""

@@ -361,6 +361,16 @@ def test_a_fit_without_privacy_gives_a_draft_that_can_be_used_on(tmp_path: Any) 
     assert set(again.sample(50)["c"]) <= {"rare", "x", "__other__"}
 
 
+def test_a_fit_that_fails_leaves_neither_schema_nor_statement() -> None:
+    schema = Schema(columns=(Integer(name="n", low=0, high=9),))
+    made = create("independent", epsilon=math.inf).fit(pd.DataFrame({"n": [1]}), schema)
+    with pytest.raises(DataError):
+        made.fit(pd.DataFrame({"n": ["no number"]}), schema)
+    for read in (lambda: made.statement, lambda: made.schema):
+        with pytest.raises(UsageError, match="not fitted"):
+            read()
+
+
 def test_what_is_declared_is_never_asked_for() -> None:
     whole = (Integer(name="n", learn=True, low=0, high=3), Categorical(name="c", learn=True, categories=("x",)))
     schema = Schema(columns=whole)

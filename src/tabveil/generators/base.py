@@ -310,6 +310,7 @@ class Generator(ABC):
         if plan.private and ledger is not None and dataset is not None:
             check_unit(ledger, dataset, schema)
         receipt = self._pay(plan, ledger, dataset)
+        self._schema = self._statement = None
         self._fit_paid(source, schema, (plan, receipt))
         self._statement = self._state_privacy(plan, schema, dataset)
         return self
