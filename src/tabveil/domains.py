@@ -45,8 +45,7 @@ CUT_NOISE = 4.0
 
 CLEAR_NOISE = 3.0
 """Of the first, widest pieces those below this many standard deviations of the noise count as empty: a handful of
-rows
-invented far from all others would do more harm to means and models than a tail cut short."""
+rows invented far from all others would do more harm to means and models than a tail cut short."""
 
 CUT_SHARE = 1 / 128
 """A piece is cut again only when it holds this share of the rows: less would not fill a cell."""
@@ -270,8 +269,7 @@ def without_rare(axis: Axis, counts: Floats, threshold: float) -> tuple[Axis, ND
     Cells joined are drawn back by their noisy counts (McKenna, Miklau, Sheldon 2021, "Winning the NIST contest", 3.3,
     draws them back evenly). The missing cell joins only other listed values. Of a learned column, where nobody has
     said that cells may be missing or that its categories are not all there are, a missing cell or catch-all below
-    `threshold` counts as
-    empty: it joins the largest cell and is never drawn.
+    `threshold` counts as empty: it joins the largest cell and is never drawn.
     """
     if isinstance(axis.column, Categorical) and not axis.column.ordered:
         groups = _rare_together(counts, threshold)

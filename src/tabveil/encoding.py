@@ -399,8 +399,7 @@ def _moment(value: object) -> float:
 @singledispatch
 def decode(column: Column, codes: Codes) -> pd.Series:
     """Values of `codes` in the published form: text, "boolean", int64 (Int64 where a cell may be missing), float64
-    rounded
-    to the column's decimals, datetime64[s].
+    rounded to the column's decimals, datetime64[s].
 
     Args:
       column: any learned column.

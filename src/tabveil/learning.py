@@ -9,11 +9,10 @@ out the bounds are public defaults. Values beyond the learned bounds are clipped
 
 Privacy: every question goes through `mechanisms.PrivateRows`, under events fixed by (schema, epsilon, delta); which
 pieces are asked about depends on noisy answers only; all else here is post-processing. Unit and sensitivity are those
-of every
-histogram: one unit, at most k rows, L2 norm k. Categories are released by partition selection, which takes an honest
-delta of its own (`accounting.DeltaDpEvent`). Bounds from a histogram over a fixed grid: Dwork & Lei 2009 and Karwa &
-Vadhan 2018 ("Finite sample differentially private confidence intervals", histogram learner) in the discrete form used
-here.
+of every histogram: one unit, at most k rows, L2 norm k. Categories are released by partition selection, which takes an
+honest delta of its own (`accounting.DeltaDpEvent`). Bounds from a histogram over a fixed grid: Dwork & Lei 2009
+and Karwa & Vadhan 2018 ("Finite sample differentially private confidence intervals", histogram learner) in the discrete
+form used here.
 """
 
 from __future__ import annotations

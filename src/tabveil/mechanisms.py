@@ -267,11 +267,7 @@ class PrivateRows:
         """
         event = self._take(label, DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent)
         exact = self._count(axes)
-        if isinstance(event, DiscreteGaussianDpEvent):
-            return exact + gaussian_noise(exact.size, event).reshape(exact.shape)
-        if isinstance(event, DiscreteLaplaceDpEvent):
-            return exact + laplace_noise(exact.size, event).reshape(exact.shape)
-        return exact
+        return exact + _noise_like(exact, event)
 
     def choose(self, contest: Contest, allowed: Sequence[int], *, label: str) -> int:
         """The candidate among `allowed` whose true counts are, up to noise, farthest from their estimate in L1.
@@ -304,9 +300,12 @@ class PrivateRows:
             return event
         if not isinstance(event, kinds):
             raise UnchargedError(f"{label!r} was charged as {type(event).__name__}, which this mechanism does not run.")
+        self._check_sensitivity(event, label)
+        return event
+
+    def _check_sensitivity(self, event: DpEvent, label: str) -> None:
         if getattr(event, "sensitivity", self._schema.contributions) < self._schema.contributions:
             raise UnchargedError(f"{label!r} was charged for fewer rows per unit than the schema allows.")
-        return event
 
     def _score(self, contest: Contest) -> NDArray[np.int64]:
         if id(contest) not in self._scores:
@@ -471,8 +470,7 @@ class PrivateRows:
         parts = tuple(event.events)
         if [type(e) for e in parts] != [DiscreteGaussianDpEvent, DeltaDpEvent]:
             raise UnchargedError(f"{label!r} was not charged as noise and the delta of a threshold.")
-        if parts[0].sensitivity < self._schema.contributions:
-            raise UnchargedError(f"{label!r} was charged for fewer rows per unit than the schema allows.")
+        self._check_sensitivity(parts[0], label)
         return parts[0], parts[1]
 
     def _raw(self, names: Sequence[str]) -> Iterator[pd.DataFrame]:
@@ -533,10 +531,12 @@ def _bounded(units: NDArray[np.object_], most: int) -> NDArray[np.bool_]:
 
 
 def _noise_like(counts: NDArray[np.int64], event: DpEvent) -> NDArray[np.int64]:
-    """The charged noise for each of `counts`; none where nothing is private."""
+    """The charged noise for each of `counts`, of their shape; none where nothing is private."""
     if isinstance(event, DiscreteGaussianDpEvent):
-        return gaussian_noise(len(counts), event)
-    return laplace_noise(len(counts), event) if isinstance(event, DiscreteLaplaceDpEvent) else np.zeros_like(counts)
+        return gaussian_noise(counts.size, event).reshape(counts.shape)
+    if isinstance(event, DiscreteLaplaceDpEvent):
+        return laplace_noise(counts.size, event).reshape(counts.shape)
+    return np.zeros_like(counts)
 
 
 def selected(counts: pd.Series, charged: tuple[DiscreteGaussianDpEvent, DeltaDpEvent] | None) -> tuple[str, ...]:
