@@ -348,11 +348,23 @@ def refusal(cap: Cap, spends: Sequence[Spend], charges: Sequence[Sequence[Spend]
     """Why `spends` do not fit beside `charges`, committed or reserved; `names` are the account's and the charge's."""
     asks = accounting.epsilon(event_of(spends), cap.delta)
     spent = bookkeeping(cap, charges).epsilon
+    why = _about_deltas(cap, [*charges, spends]) or "the two do not fit under the cap together"
     return (
         f"The account {names[0]!r} cannot pay for {names[1]!r}: it asks for epsilon {rounded_up(asks)}, and "
-        f"{rounded_up(spent)} of {cap.epsilon:g} is spent or reserved (delta {cap.delta:g}); the two do not fit under "
-        "the cap together."
+        f"{rounded_up(spent)} of {cap.epsilon:g} is spent or reserved (delta {cap.delta:g}); {why}."
     )
+
+
+def _about_deltas(cap: Cap, charges: Sequence[Sequence[Spend]]) -> str:
+    """How far the deltas of `charges` together pass the filter that adds them up; empty where they do not."""
+    failing = without_deltas(leaves(event_of([s for c in charges for s in c])))[1]
+    share = next((f for f in cap.filters if f.name == FAILURES), None)
+    if not failing or (share is not None and (_up(failing) or 0) <= share.level):
+        return ""
+    asked = f"the thresholds of learned categories would take delta {rounded_up(float_up(failing))} in all"
+    if share is None:
+        return f"{asked}, which this account, opened by an earlier version, has for a single charge only"
+    return f"{asked}, and an account of several charges has {share.delta:g} for them: declare the categories"
 
 
 def bookkeeping(cap: Cap, charges: Sequence[Sequence[Spend]]) -> Bound:

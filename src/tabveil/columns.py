@@ -28,6 +28,11 @@ Invalid = Literal["clip", "missing", "refuse"]
 UNKNOWN: Any = None
 """The value of a field that a column leaves to be learned."""
 
+FARTHEST = 2**52 - 2
+"""The farthest step from the origin on the public grid that bounds are learned on: two are at most 2^53 steps apart,
+also where doubles are a step off.
+"""
+
 OTHER = "__other__"
 """What categories that were not learned become, where the column names no catch-all of its own."""
 
@@ -256,6 +261,11 @@ class Grid(Column):
         low, high = (getattr(self, f) for f in ("low", "high"))
         return low, high
 
+    @property
+    def _farthest(self) -> int:
+        """How many steps from zero a bound may lie: less far where another is to be learned, so that any will fit."""
+        return FARTHEST if self.unknown else 2**53
+
     def _given(self, *fields: str) -> list[Any]:
         """The values of those `fields` that are not left to be learned."""
         return [v for v in (getattr(self, f) for f in fields) if v is not None]
@@ -284,8 +294,8 @@ class Integer(Grid):
         given = self._given("low", "high")
         if not all(_whole(b) for b in given):
             raise self._error("'low' and 'high' must be whole numbers")
-        if max(map(abs, given), default=0) > 2**53:
-            raise self._error("bounds must lie within 2^53 of zero")
+        if max(map(abs, given), default=0) > self._farthest:
+            raise self._error("bounds must lie within 2^53 of zero, 2^52 where one is left to be learned")
         self._check_units()
 
     def _units(self) -> int:
@@ -312,8 +322,11 @@ class Decimal(Grid):
         bounds = self._given("low", "high")
         if len(bounds) == 2 and self.low > self.high:
             raise self._error("'low' must not be above 'high'")
-        if max(map(abs, bounds), default=0.0) * 10 ** (self.decimals or 0) > 2**53:
-            raise self._error("bounds with that many decimals need more digits than a number holds (2^53 steps)")
+        if max(map(abs, bounds), default=0.0) * 10 ** (self.decimals or 0) > self._farthest:
+            raise self._error(
+                "bounds with that many decimals need more digits than a number holds (2^53 steps, 2^52 where one of "
+                "them or the decimals are left to be learned)"
+            )
         self._check_units()
 
     def _finite(self, field: str) -> None:

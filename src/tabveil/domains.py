@@ -45,8 +45,7 @@ CUT_NOISE = 4.0
 
 CLEAR_NOISE = 3.0
 """Of the first, widest pieces those below this many standard deviations of the noise count as empty: a handful of
-rows
-invented far from all others would do more harm to means and models than a tail cut short."""
+rows invented far from all others would do more harm to means and models than a tail cut short."""
 
 CUT_SHARE = 1 / 128
 """A piece is cut again only when it holds this share of the rows: less would not fill a cell."""
@@ -64,11 +63,12 @@ PAIR_NOISE = 3.0
 def levels(column: Column) -> int:
     """How many histograms refining `column` takes: 0 for listed values, else until the pieces are single values.
 
-    It is the same before and after bounds and decimals are learned: LEARNED_LEVELS, whatever they turn out to be.
+    It is the same before and after bounds and decimals are learned, bought or not: LEARNED_LEVELS, whatever they
+    turn out to be.
     """
     if isinstance(column, Discrete):
         return 0
-    if column.unknown or column.source == "charged":
+    if column.unknown or column.source != "declared":
         return LEARNED_LEVELS
     values = size(column)
     return 1 if values <= FLAT else math.ceil(math.log(values) / math.log(BRANCHES) - 1e-9)
@@ -269,8 +269,7 @@ def without_rare(axis: Axis, counts: Floats, threshold: float) -> tuple[Axis, ND
     Cells joined are drawn back by their noisy counts (McKenna, Miklau, Sheldon 2021, "Winning the NIST contest", 3.3,
     draws them back evenly). The missing cell joins only other listed values. Of a learned column, where nobody has
     said that cells may be missing or that its categories are not all there are, a missing cell or catch-all below
-    `threshold` counts as
-    empty: it joins the largest cell and is never drawn.
+    `threshold` counts as empty: it joins the largest cell and is never drawn.
     """
     if isinstance(axis.column, Categorical) and not axis.column.ordered:
         groups = _rare_together(counts, threshold)
@@ -288,7 +287,7 @@ def without_rare(axis: Axis, counts: Floats, threshold: float) -> tuple[Axis, ND
 def _unseen(axis: Axis, counts: Floats, threshold: float) -> NDArray[np.bool_]:
     """Cells of a learned column that mean missing or anything else, and do not stand out."""
     column, unseen = axis.column, np.zeros(len(counts), dtype=bool)
-    if column.source == "charged":
+    if column.source != "declared":
         other = isinstance(column, Categorical) and column.catch_all is not None
         unseen[len(unseen) - other - column.nullable :] = True
     unseen &= counts < threshold

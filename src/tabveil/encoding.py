@@ -28,7 +28,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tabveil.columns import Boolean, Categorical, Column, Date, Datetime, Decimal, Discrete, Grid, Identifier, Integer
+from tabveil.columns import (
+    FARTHEST,
+    Boolean,
+    Categorical,
+    Column,
+    Date,
+    Datetime,
+    Decimal,
+    Discrete,
+    Grid,
+    Identifier,
+    Integer,
+)
 from tabveil.errors import DataError
 
 Codes = NDArray[np.int64]
@@ -256,8 +268,9 @@ def _by_type(values: pd.Series, of_texts: Callable[[pd.Series], Floats], of_othe
 ORIGIN = dt.datetime(2000, 1, 1)
 """Where the public grid of dates begins on which bounds are learned; that of numbers begins at 0."""
 
-FARTHEST = 2**52 - 1
-"""The farthest step from the origin on that grid: two bounds are at most 2^53 steps apart."""
+
+LONGEST_TEXT = 1_000
+"""Most characters of a text that can become a category: a longer one is the catch-all, row by row."""
 
 
 def given(column: Column, values: pd.Series) -> NDArray[np.bool_]:
@@ -326,9 +339,11 @@ def _origin(column: Grid) -> tuple[int, int]:
 
 
 def texts_to_learn(column: Categorical, values: pd.Series) -> pd.Series:
-    """The values, as text, that may become categories: those that are neither missing nor the catch-all."""
+    """The values, as text, that may become categories: those that are neither missing nor the catch-all, nor read like
+    them (the number 9 where "9" means missing), and no longer than LONGEST_TEXT.
+    """
     texts = texts_of(values[given(column, values)])
-    return texts[texts != column.catch_all]
+    return texts[~texts.isin([*column.missing, column.catch_all]) & (texts.str.len() <= LONGEST_TEXT)]
 
 
 def _to_grid(column: Grid, steps: Floats) -> Codes:
@@ -384,8 +399,7 @@ def _moment(value: object) -> float:
 @singledispatch
 def decode(column: Column, codes: Codes) -> pd.Series:
     """Values of `codes` in the published form: text, "boolean", int64 (Int64 where a cell may be missing), float64
-    rounded
-    to the column's decimals, datetime64[s].
+    rounded to the column's decimals, datetime64[s].
 
     Args:
       column: any learned column.

@@ -207,9 +207,8 @@ class _Objective:
     """Weighted squared distance of a model's marginals to the targets, on the cliques of a junction tree.
 
     Args:
-      sizes: cells per attribute.
-      tree: the junction tree; each target's attributes lie in one of its cliques.
-      targets: by attributes, rising.
+      model: gives the cells per attribute and the junction tree.
+      targets: by attributes, rising; each target's attributes lie in one clique of the tree.
       over: maps a function over cliques, perhaps in threads.
     """
 

@@ -433,9 +433,8 @@ class GraphicalModel:
         """`rows` draws, shape (rows, attributes).
 
         Each clique's new attributes are drawn given its separator, by systematic sampling within every separator
-        value, in random
-        order: each row has exactly the model's law, and the table's clique counts differ from rows times probability
-          by less than independent draws would.
+        value, in random order: each row has exactly the model's law, and the table's clique counts differ from rows
+        times probability by less than independent draws would.
         """
         out = np.zeros((rows, len(self.sizes)), dtype=np.int64)
         for i, clique in enumerate(self.tree.cliques):

@@ -9,16 +9,16 @@ out the bounds are public defaults. Values beyond the learned bounds are clipped
 
 Privacy: every question goes through `mechanisms.PrivateRows`, under events fixed by (schema, epsilon, delta); which
 pieces are asked about depends on noisy answers only; all else here is post-processing. Unit and sensitivity are those
-of every
-histogram: one unit, at most k rows, L2 norm k. Categories are released by partition selection, which takes an honest
-delta of its own (`accounting.DeltaDpEvent`). Bounds from a histogram over a fixed grid: Dwork & Lei 2009 and Karwa &
-Vadhan 2018 ("Finite sample differentially private confidence intervals", histogram learner) in the discrete form used
-here.
+of every histogram: one unit, at most k rows, L2 norm k. Categories are released by partition selection, which takes an
+honest delta of its own (`accounting.DeltaDpEvent`). Bounds from a histogram over a fixed grid: Dwork & Lei 2009
+and Karwa & Vadhan 2018 ("Finite sample differentially private confidence intervals", histogram learner) in the discrete
+form used here.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,16 +26,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from dp_accounting import ComposedDpEvent, DpEvent
+from dp_accounting import ComposedDpEvent, DpEvent, NonPrivateDpEvent
 from numpy.typing import NDArray
 from scipy import special
 
 from tabveil.accounting import DeltaDpEvent, DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, Spend
-from tabveil.columns import Categorical, Column, Date, Datetime, Decimal, Grid, public_range
+from tabveil.columns import FARTHEST, Categorical, Column, Date, Datetime, Decimal, Grid, public_range
 from tabveil.domains import brief, evenly
-from tabveil.encoding import FARTHEST, Codes, bound_at, digits_needed, position, positions
+from tabveil.encoding import Codes, bound_at, digits_needed, position, positions
 from tabveil.errors import UsageError
-from tabveil.mechanisms import PrivateRows, Question, counting_event
+from tabveil.mechanisms import PrivateRows, Question, counting_event, noise_is_seeded
 from tabveil.schema import Schema
 
 Edges = NDArray[np.int64]
@@ -45,9 +45,11 @@ Events = Mapping[str, DpEvent]
 WEIGHTS = {"categories": 1.0, "decimals": 1.0, "bounds": 1.0}
 """How the learning share is divided among the steps, by the first word of their labels."""
 
-DELTA_SHARE = 0.01
-"""Share of delta for the thresholds of all learned categories together; ten times as much would lower a threshold by a
-tenth only."""
+DELTA_SHARE = 0.0099
+"""Share of delta for the thresholds of all learned categories together: five such fits, rounding included, are within
+the twentieth that an account of the same delta has for them. Ten times as much would lower a threshold by a tenth
+only.
+"""
 
 PIECES = 16
 """Equal pieces that the outermost octaves are cut into."""
@@ -143,12 +145,16 @@ def spends(schema: Schema, amount: float, *, delta: float) -> tuple[Spend, ...]:
 
 
 def resolve(schema: Schema, rows: PrivateRows, charged: Iterable[Spend]) -> Schema:
-    """`schema` with everything it leaves out learned from charged answers; columns so completed say `source: charged`.
+    """`schema` with everything it leaves out learned; columns completed from charged answers say `source: charged`.
 
     Args:
       schema: what is declared.
       rows: private rows under `schema`, charged for `spends`.
       charged: the plan's steps; without a step for a label, its answers are exact (nothing is private).
+
+    Returns:
+      The schema whole. Where nothing was charged for a column, or noise is seeded, the column says `source: draft` and
+      the schema is a draft, which no private fit accepts: what was read off rows never passes for what was bought.
 
     Raises:
       UnchargedError: a step was not charged.
@@ -159,14 +165,24 @@ def resolve(schema: Schema, rows: PrivateRows, charged: Iterable[Spend]) -> Sche
     columns = {c.name: c for c in schema.unresolved}
     for learn in (_learn_decimals, _learn_categories, _learn_bounds):
         columns |= learn(list(columns.values()), rows, events)
-    whole = {c.name: _resolved(columns[c.name], schema[c.name].unknown) for c in schema.unresolved}
-    return dataclasses.replace(schema, columns=tuple(whole.get(c.name, c) for c in schema.columns))
+    whole = {c.name: _resolved(columns[c.name], c, bought=_bought(c, events)) for c in schema.unresolved}
+    completed = tuple(whole.get(c.name, c) for c in schema.columns)
+    if any(c.source == "draft" for c in whole.values()):
+        return dataclasses.replace(schema, columns=completed, draft=True, approved_by=None, approved_on=None)
+    return dataclasses.replace(schema, columns=completed)
 
 
-def _resolved(column: Column, learned: Sequence[str]) -> Column:
-    """The column as bought: it says so, and which of its fields were not declared."""
-    note = f"{column.note} Learned under the privacy budget: {', '.join(learned)}.".strip()
-    return dataclasses.replace(column, learn=False, source="charged", note=note)
+def _bought(column: Column, events: Events) -> bool:
+    """Whether every step that resolves `column` was paid for, and nobody can take its noise away."""
+    paid = (events.get(label, NonPrivateDpEvent()) for label in _labels(column))
+    return not noise_is_seeded() and not any(isinstance(event, NonPrivateDpEvent) for event in paid)
+
+
+def _resolved(column: Column, declared: Column, *, bought: bool) -> Column:
+    """The column as completed: it says how, and which of its fields were not declared."""
+    how = "Learned under the privacy budget" if bought else "Read from rows, not private"
+    note = f"{column.note} {how}: {', '.join(declared.unknown)}.".strip()
+    return dataclasses.replace(column, learn=False, source="charged" if bought else "draft", note=note)
 
 
 def _learn_categories(columns: Sequence[Column], rows: PrivateRows, events: Events) -> dict[str, Column]:
@@ -244,7 +260,9 @@ def reach(column: Grid) -> tuple[int, int]:
     """The first and last step that bounds may have: declared bounds, else the ends of the public grid."""
     first, last = -FARTHEST, FARTHEST
     if isinstance(column, Date | Datetime):
-        first, last = (position(column, day) for day in public_range(column))
+        earliest, latest = public_range(column)
+        just = dt.timedelta(seconds=1) if isinstance(column, Datetime) else dt.timedelta(days=1)
+        first, last = position(column, earliest - just) + 1, position(column, latest)  # no step before the earliest
     low, high = column.bounds
     if low is not None:
         first = position(column, low)
@@ -329,6 +347,12 @@ def default_ends(column: Grid) -> tuple[int, int]:
 
 
 def _bounded(column: Grid, first: int, last: int) -> Grid:
-    """The column with the bounds it lacks; its declared ones stay, to the last digit."""
+    """The column with the bounds it lacks; its declared ones stay, to the last digit, also between two steps."""
     ends = {"low": first, "high": last}
-    return dataclasses.replace(column, **{k: bound_at(column, ends[k]) for k in column.unknown})
+    found = {k: bound_at(column, ends[k]) for k in column.unknown}
+    low, high = column.bounds
+    if low is not None:
+        found["high"] = max(found["high"], low)
+    if high is not None:
+        found["low"] = min(found["low"], high)
+    return dataclasses.replace(column, **found)

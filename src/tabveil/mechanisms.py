@@ -267,11 +267,7 @@ class PrivateRows:
         """
         event = self._take(label, DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent)
         exact = self._count(axes)
-        if isinstance(event, DiscreteGaussianDpEvent):
-            return exact + gaussian_noise(exact.size, event).reshape(exact.shape)
-        if isinstance(event, DiscreteLaplaceDpEvent):
-            return exact + laplace_noise(exact.size, event).reshape(exact.shape)
-        return exact
+        return exact + _noise_like(exact, event)
 
     def choose(self, contest: Contest, allowed: Sequence[int], *, label: str) -> int:
         """The candidate among `allowed` whose true counts are, up to noise, farthest from their estimate in L1.
@@ -304,9 +300,12 @@ class PrivateRows:
             return event
         if not isinstance(event, kinds):
             raise UnchargedError(f"{label!r} was charged as {type(event).__name__}, which this mechanism does not run.")
+        self._check_sensitivity(event, label)
+        return event
+
+    def _check_sensitivity(self, event: DpEvent, label: str) -> None:
         if getattr(event, "sensitivity", self._schema.contributions) < self._schema.contributions:
             raise UnchargedError(f"{label!r} was charged for fewer rows per unit than the schema allows.")
-        return event
 
     def _score(self, contest: Contest) -> NDArray[np.int64]:
         if id(contest) not in self._scores:
@@ -359,7 +358,7 @@ class PrivateRows:
 
     def _stream(self, cutters: Sequence[Cutter], *, hold: bool) -> Iterator[list[Cells]]:
         """`_blocks` read from the source; with `hold` the cells are kept where CELL_MEMORY has room."""
-        source = self._source or _Source(self._table, self._schema, self._kept)
+        source = self._source or self._reread()
         self._source = source
         blocks = source.blocks(cutters)
         room = CELL_MEMORY - sum(cells.nbytes for _, cells in self._cells.values())
@@ -377,8 +376,21 @@ class PrivateRows:
         """Codes of every modelled column in memory, None where the table is too large for that."""
         if self._codes is None and self._source is None:
             self._codes = self._load()
-            self._source = _Source(self._table, self._schema, self._kept) if self._codes is None else None
+            self._source = self._reread() if self._codes is None else None
         return self._codes
+
+    def _reread(self) -> _Source:
+        return _Source(self._table, self._schema, kept=self._kept, stamp=self._stamp)
+
+    @functools.cached_property
+    def _stamp(self) -> object:
+        """The table's stamp before it was first read: every pass ends by comparing it."""
+        return self._table.stamp()
+
+    def _require_unchanged(self, rows: int) -> None:
+        """Raise DataError where a pass over `rows` rows cannot have read what the first one did."""
+        if self._table.stamp() != self._stamp or (self._kept is not None and rows != len(self._kept)):
+            raise DataError(_CHANGED)
 
     def _load(self) -> dict[str, Codes] | None:
         """Codes of every modelled column, at most k rows per unit, None where they take more than MEMORY.
@@ -390,24 +402,23 @@ class PrivateRows:
         most = math.inf if unit and not self._table.repeatable else MEMORY
         parts: dict[str, list[Codes]] = {c.name: [] for c in modelled}
         units: list[NDArray[np.object_]] = []
-        taken = 0
+        rows = taken = 0
+        self._stamp  # noqa: B018  (taken before the first row is read)
         for chunk in self._table.compact([c.name for c in modelled] + ([unit] if unit else [])):
             for column in modelled:
                 parts[column.name].append(_narrow(column, encode(column, chunk[column.name])))
             if unit:
                 units.append(_units(chunk[unit]))
+            rows += len(chunk)
             taken += sum(p[-1].nbytes for p in parts.values()) + (UNIT_BYTES * len(chunk) if unit else 0)
             if taken > most:
                 return None
         codes = {c.name: np.concatenate(parts.pop(c.name)) for c in modelled}
-        if unit and units:
-            kept = self._kept
-            if kept is None:
-                kept = self._kept = _bounded(np.concatenate(units), self._schema.contributions)
-            if len(kept) != sum(map(len, units)):
-                raise DataError(_CHANGED)
-            codes = {name: c[kept] for name, c in codes.items()}
-        return codes
+        if unit and self._kept is None:
+            self._kept = _bounded(np.concatenate(units), self._schema.contributions)
+        self._require_unchanged(rows)
+        kept = self._kept
+        return codes if kept is None else {name: c[kept] for name, c in codes.items()}
 
     # ------------------------------------------------------------------- before bounds and categories are known
 
@@ -459,18 +470,23 @@ class PrivateRows:
         parts = tuple(event.events)
         if [type(e) for e in parts] != [DiscreteGaussianDpEvent, DeltaDpEvent]:
             raise UnchargedError(f"{label!r} was not charged as noise and the delta of a threshold.")
-        if parts[0].sensitivity < self._schema.contributions:
-            raise UnchargedError(f"{label!r} was charged for fewer rows per unit than the schema allows.")
+        self._check_sensitivity(parts[0], label)
         return parts[0], parts[1]
 
     def _raw(self, names: Sequence[str]) -> Iterator[pd.DataFrame]:
-        """The kept rows of some columns, chunk by chunk."""
+        """The kept rows of some columns, chunk by chunk.
+
+        Raises:
+          DataError: the table was written to since the first pass.
+        """
         kept, start = self._keep(), 0
+        self._stamp  # noqa: B018  (taken before the first row is read)
         for chunk in self._table.chunks(list(dict.fromkeys(names))):
             if kept is not None and start + len(chunk) > len(kept):
                 raise DataError(_CHANGED)
             yield chunk if kept is None else chunk[kept[start : start + len(chunk)]]
             start += len(chunk)
+        self._require_unchanged(start)
 
     def _keep(self) -> NDArray[np.bool_] | None:
         """Which rows are kept, chosen once for everything that is asked; None where every row is a unit.
@@ -482,6 +498,7 @@ class PrivateRows:
             if not self._table.repeatable:
                 names = [*(c.name for c in self._schema.modelled), unit]
                 self._table = open_table(pd.concat(list(self._table.chunks(names)), ignore_index=True))
+            self._stamp  # noqa: B018  (taken before the first row is read)
             self._kept = _kept_rows(self._table, self._schema)
         return self._kept
 
@@ -514,10 +531,12 @@ def _bounded(units: NDArray[np.object_], most: int) -> NDArray[np.bool_]:
 
 
 def _noise_like(counts: NDArray[np.int64], event: DpEvent) -> NDArray[np.int64]:
-    """The charged noise for each of `counts`; none where nothing is private."""
+    """The charged noise for each of `counts`, of their shape; none where nothing is private."""
     if isinstance(event, DiscreteGaussianDpEvent):
-        return gaussian_noise(len(counts), event)
-    return laplace_noise(len(counts), event) if isinstance(event, DiscreteLaplaceDpEvent) else np.zeros_like(counts)
+        return gaussian_noise(counts.size, event).reshape(counts.shape)
+    if isinstance(event, DiscreteLaplaceDpEvent):
+        return laplace_noise(counts.size, event).reshape(counts.shape)
+    return np.zeros_like(counts)
 
 
 def selected(counts: pd.Series, charged: tuple[DiscreteGaussianDpEvent, DeltaDpEvent] | None) -> tuple[str, ...]:
@@ -573,12 +592,12 @@ class _Source:
       kept_rows: how many rows a pass gave, None before the first.
     """
 
-    def __init__(self, table: Table, schema: Schema, kept: NDArray[np.bool_] | None) -> None:
+    def __init__(self, table: Table, schema: Schema, *, kept: NDArray[np.bool_] | None, stamp: object) -> None:
         """Which rows are kept (`kept`, or chosen now) holds for all passes: bounding anew in each would let one unit
-        move the passes together by more than k rows.
+        move the passes together by more than k rows. `stamp` is the table's before it was first read.
         """
         self._table = table
-        self._stamp = table.stamp()
+        self._stamp = stamp
         self.kept_rows: int | None = None
         self._kept = _kept_rows_by_name(table, schema) if kept is None and schema.privacy_unit else kept
 
@@ -610,6 +629,8 @@ class _Source:
                 raise DataError(_CHANGED)
             codes = {name: encode(column, chunk[name])[kept] for name, column in columns.items()}
             yield [cutter(codes[cutter.axis.column.name]) for cutter in cutters]
+        if self._kept is not None and start != len(self._kept):
+            raise DataError(_CHANGED)
 
     def _check(self, rows: int) -> None:
         """Raise DataError where this pass cannot have read what an earlier one did."""

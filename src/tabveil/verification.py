@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 import tabveil
-from tabveil import accounting
+from tabveil import accounting, learning
 from tabveil._ledger_chain import History, replay
 from tabveil._ledger_store import Entry
 from tabveil.accounting import Spend
@@ -30,7 +30,7 @@ from tabveil.columns import Boolean, Column, Date, Datetime, Decimal, Identifier
 from tabveil.encoding import Codes, Floats, decode, parse
 from tabveil.enforcing import violations
 from tabveil.errors import DataError, LedgerError, SchemaError, TabveilError, UsageError, VerificationError
-from tabveil.generators.base import load
+from tabveil.generators.base import bought_before, load
 from tabveil.ledger import Ledger
 from tabveil.records import PrivacyStatement, rounded_up
 from tabveil.release import DECLARED_FILE, FORMAT, MANIFEST, STAMP_FILE, Manifest, files_of, hash_of
@@ -89,7 +89,9 @@ def _checked(place: Path) -> list[str]:
         _check_epsilon(manifest, statement),
         _check_stamp(place, manifest),
     ]
-    done += [_check_declared(place, manifest, schema)] if DECLARED_FILE in manifest.files else []
+    declared = _read_declared(place) if DECLARED_FILE in manifest.files else schema
+    done += [_check_declared(declared, schema, statement)] if DECLARED_FILE in manifest.files else []
+    _check_bought(declared, statement)
     history = read_ledger(place, manifest)
     if history is not None:
         done.append(_check_account(statement, history))
@@ -150,6 +152,13 @@ def _read_schema(folder: Path, manifest: Manifest) -> Schema:
     return schema
 
 
+def _read_declared(folder: Path) -> Schema:
+    try:
+        return Schema.from_yaml(folder / DECLARED_FILE)
+    except SchemaError:
+        raise VerificationError(f"{DECLARED_FILE} is no valid schema.") from None
+
+
 def _text(folder: Path, name: str) -> str:
     try:
         return (folder / name).read_bytes().decode()
@@ -191,29 +200,42 @@ def _check_files(folder: Path, manifest: Manifest) -> str:
     return f"{len(present)} files have the manifest's SHA-256, and there is no other file"
 
 
-def _check_declared(folder: Path, manifest: Manifest, schema: Schema) -> str:
-    """schema.yaml is what the user declared, with what was left to be learned filled in and nothing else changed."""
-    try:
-        declared = Schema.from_yaml(folder / DECLARED_FILE)
-    except SchemaError:
-        raise VerificationError(f"{DECLARED_FILE} is no valid schema.") from None
-    same = {"learn_share", "columns"}
-    heads = [{k: v for k, v in s.to_dict().items() if k not in same} for s in (declared, schema)]
+def _check_declared(declared: Schema, schema: Schema, statement: PrivacyStatement) -> str:
+    """schema.yaml is what the user declared, with what was left to be learned filled in and nothing else changed: as
+    charged where the release is private, else as a draft.
+    """
+    source = "draft" if statement.stamp else "charged"
+    drafted = {"draft": True, "approved_by": None, "approved_on": None} if statement.stamp else {}
+    heads = [_head(declared) | (drafted if declared.unresolved else {}), _head(schema)]
     pairs = zip(declared.columns, schema.columns, strict=True) if declared.names == schema.names else ()
-    if heads[0] != heads[1] or declared.names != schema.names or not all(_filled_in(d, s) for d, s in pairs):
+    if heads[0] != heads[1] or declared.names != schema.names or not all(_filled_in(d, s, source) for d, s in pairs):
         raise VerificationError(f"schema.yaml is not {DECLARED_FILE} with what was learned filled in.")
     learned = sum(bool(c.unknown) for c in declared.columns)
     return f"schema.yaml is what was declared, with what was learned of {learned} columns filled in"
 
 
-def _filled_in(declared: Column, whole: Column) -> bool:
+def _head(schema: Schema) -> dict[str, Any]:
+    return {k: v for k, v in schema.to_dict().items() if k not in ("learn_share", "columns")}
+
+
+def _check_bought(declared: Schema, statement: PrivacyStatement) -> None:
+    """What a private release calls bought is in its statement: as a charged step, or as said to be paid for before."""
+    if statement.stamp:
+        return
+    if not set(learning.labels(declared)) <= {event.get("label") for event in statement.events}:
+        raise VerificationError("The statement holds no charge for some bound or category that was learned.")
+    if not set(bought_before(declared)) <= set(statement.outside):
+        raise VerificationError("schema.yaml calls a column charged that the statement does not account for.")
+
+
+def _filled_in(declared: Column, whole: Column, source: str) -> bool:
     """Whether `whole` differs from `declared` in what the latter left out, and in saying so, only."""
     if not declared.unknown:
         return declared == whole
     free = {*declared.unknown, "learn", "source", "note"}
     kept = [f.name for f in fields(declared) if f.name not in free]
     same = type(declared) is type(whole) and all(getattr(declared, k) == getattr(whole, k) for k in kept)
-    return same and not whole.unknown and whole.source == "charged"
+    return same and not whole.unknown and whole.source == source
 
 
 def _check_promise(folder: Path, manifest: Manifest, statement: PrivacyStatement) -> str:

@@ -15,16 +15,18 @@ import pandas as pd
 import pytest
 
 from e2e.conftest import ROWS, SENTINEL, Desk, people
-from tabveil import pipeline
+from tabveil import learning, pipeline
 from tabveil.columns import Categorical, Decimal, Identifier, Integer
 from tabveil.constraints import Implied
 from tabveil.errors import VerificationError
+from tabveil.generators.base import outside
 from tabveil.ledger import Ledger
 from tabveil.mechanisms import seeded_noise_for_tests
+from tabveil.records import PrivacyStatement
 from tabveil.release import MANIFEST, STAMP_FILE, Manifest, files_of, json_text, seal, write_rows
 from tabveil.report.document import Report
 from tabveil.schema import Schema
-from tabveil.verification import read_manifest, verify
+from tabveil.verification import _check_bought, read_manifest, verify
 
 FILES = [
     "ledger.json",
@@ -464,6 +466,36 @@ def test_a_release_holds_the_learned_schema_and_the_declared_one(learned: Path) 
     assert "learned inside the guarantee: categories of &#39;kind&#39;" in page.replace("&#x27;", "&#39;")
     assert "learned inside the guarantee: categories of 'kind'" in statement
     assert all(SENTINEL not in p.read_bytes().decode("latin-1") for p in learned.rglob("*") if p.is_file())
+
+
+def test_a_release_without_privacy_holds_what_it_read_as_a_draft(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"who": list("xyz"), "kind": ["a", "b", "b"], "count": [1, 2, 3], "price": [0.5, 1.0, 2.0]})
+    approved = replace(LEFT_OUT, approved_by="A. Person", approved_on="2026-01-31")
+    pipeline.synthesize(frame, approved, generator="independent", epsilon=math.inf, out=tmp_path / "out")
+    whole = Schema.from_yaml(tmp_path / "out" / "schema.yaml")
+    assert whole.draft
+    assert [c.source for c in whole.columns] == ["declared", "draft", "draft", "draft"]
+    assert any("what was learned of 3 columns filled in" in line for line in verify(tmp_path / "out"))
+    assert "were read from rows, outside any privacy budget" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("drop", ["labels", "declared"])
+def test_what_nobody_paid_for_is_not_called_charged(learned: Path, tmp_path: Path, drop: str) -> None:
+    """A statement without the steps that learned bounds, with or without the declared schema beside it."""
+    folder = Path(shutil.copytree(learned, tmp_path / "changed"))
+    statement = PrivacyStatement.from_dict(json.loads((folder / "statement.json").read_text()))
+    schema, declared = (Schema.from_yaml(folder / f) for f in ("schema.yaml", "schema.declared.yaml"))
+    asked = learning.labels(declared)
+    if drop == "labels":
+        fewer = replace(statement, events=tuple(e for e in statement.events if e["label"] not in asked))
+        with pytest.raises(VerificationError, match="no charge for some bound"):
+            _check_bought(declared, fewer)
+        return
+    (folder / "schema.declared.yaml").unlink()
+    _reseal(folder)
+    with pytest.raises(VerificationError, match="calls a column charged"):
+        verify(folder)
+    _check_bought(schema, replace(statement, outside=outside(schema)))
 
 
 @pytest.mark.parametrize(

@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from dp_accounting import ComposedDpEvent
+from dp_accounting import ComposedDpEvent, NonPrivateDpEvent
 from scipy import stats
 
 from tabveil import accounting, learning
 from tabveil.accounting import DeltaDpEvent, DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, Spend
-from tabveil.columns import Boolean, Categorical, Column, Date, Datetime, Decimal, Identifier, Integer
+from tabveil.columns import FARTHEST, Boolean, Categorical, Column, Date, Datetime, Decimal, Grid, Identifier, Integer
 from tabveil.curating import check_values
 from tabveil.domains import levels
-from tabveil.encoding import FARTHEST, bound_at, conform, digits_needed, encode, position, positions
+from tabveil.encoding import LONGEST_TEXT, bound_at, conform, digits_needed, encode, position, positions
 from tabveil.errors import DataError, SchemaError, UnchargedError, UsageError
 from tabveil.generators._marginals import Part, divide
-from tabveil.generators.base import create, outside
+from tabveil.generators.base import create, load, outside
 from tabveil.generators.independent import Independent
 from tabveil.ledger import Ledger, Receipt
-from tabveil.mechanisms import PrivateRows, Question, selected, threshold
+from tabveil.mechanisms import PrivateRows, Question, seeded_noise_for_tests, selected, threshold
 from tabveil.schema import Schema
 from tabveil.tables import open_table
 
@@ -217,6 +217,74 @@ def test_every_position_finds_its_way_back() -> None:
             assert np.isnan(positions(column, pd.Series([bound, None], dtype=object))[1])
 
 
+class AnyAnswer(PrivateRows):
+    """Answers as noise may turn out: whatever they are, what is learned must be a schema."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = np.random.default_rng(seed)
+
+    def survey(self, questions: Any) -> list[Any]:
+        """Empty, one bin far above the others, or anything."""
+        answers = []
+        for question in questions:
+            counts = np.round(self._chance.normal(0, 1, question.bins)).astype(np.int64)
+            heavy = self._chance.integers(0, question.bins, self._chance.integers(0, 3))
+            heavy = np.append(heavy, self._chance.choice([0, question.bins - 1], self._chance.integers(0, 3)))
+            counts[heavy] += 10**6
+            answers.append(counts)
+        return answers
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        Decimal(name="x", low=0.5, decimals=0, learn=True),
+        Decimal(name="x", low=0.55, learn=True),
+        Decimal(name="x", high=1.5, decimals=0, learn=True),
+        Decimal(name="x", high=-0.5, learn=True),
+        Decimal(name="x", low=0.2, high=0.4, learn=True),
+        Decimal(name="x", low=-float(FARTHEST), high=float(FARTHEST), learn=True),
+        Decimal(name="x", low=1e9, decimals=6, learn=True),
+        Decimal(name="x", learn=True),
+        Integer(name="x", learn=True),
+        Integer(name="x", low=FARTHEST, learn=True),
+        Integer(name="x", low=-FARTHEST, learn=True),
+        Integer(name="x", high=-FARTHEST, learn=True),
+        Date(name="x", learn=True),
+        Date(name="x", low=dt.date(9999, 12, 31), learn=True),
+        Date(name="x", high=dt.date(1000, 1, 1), learn=True),
+        Date(name="x", format="%d.%m.%y", learn=True),
+        Datetime(name="x", low=dt.datetime(9999, 12, 31, 5), learn=True),
+        Datetime(name="x", high=dt.datetime(1000, 1, 1, 5), resolution=86_400, learn=True),
+        Datetime(name="x", low=dt.datetime(2020, 1, 1, 12), resolution=86_400, learn=True),
+        Datetime(name="x", resolution=86_400 * 365 * 400, learn=True),
+        Datetime(name="x", high=dt.datetime(1990, 1, 1), resolution=10**11, learn=True),
+        Datetime(name="x", resolution=604_800, learn=True),
+    ],
+)
+def test_whatever_is_answered_the_learned_bounds_are_good(column: Grid) -> None:
+    """A fit never fails after it has been charged, and its declared bounds stay as they are."""
+    schema = Schema(columns=(column,))
+    for seed in range(60):
+        found = learning.resolve(schema, AnyAnswer(seed), ())["x"]
+        assert isinstance(found, Grid)
+        assert found.units >= 1
+        given = zip(column.bounds, found.bounds, strict=True)
+        assert all(before in (None, after) for before, after in given)
+
+
+def test_texts_that_mean_missing_or_are_very_long_are_no_categories() -> None:
+    frame = pd.DataFrame(
+        {"n": [9, 9, 1], "c": pd.Categorical(["?", "x", "x"]), "t": ["a" * LONGEST_TEXT, "b" * 1_001, ""]}
+    )
+    columns = [Categorical(name=n, learn=True, missing=m) for n, m in (("n", ("9",)), ("c", ("?",)), ("t", ("",)))]
+    assert [c.categories for c in learned(frame, *columns)] == [  # type: ignore[attr-defined]
+        ("1",),
+        ("x",),
+        ("a" * LONGEST_TEXT,),
+    ]
+
+
 @pytest.mark.statistical
 def test_a_bound_that_a_handful_of_rows_reaches_is_not_learned() -> None:
     """Noise of standard deviation 20, alpha = 1e-9 over 300 tables: 5 rows of 10^12 never widen the bounds; 99 % do
@@ -249,11 +317,58 @@ def test_a_resolved_column_says_what_was_bought_and_keeps_its_levels() -> None:
     frame = pd.DataFrame({"n": [1, 2] * 9, "c": ["x"] * 18})
     number = Integer(name="n", learn=True, low=0, note="From the form.")
     resolved = learned(frame, number, Categorical(name="c", learn=True))
-    assert (resolved[0].source, resolved[0].learn, resolved[0].unknown) == ("charged", False, ())
-    assert resolved[0].note == "From the form. Learned under the privacy budget: high."
+    assert (resolved[0].learn, resolved[0].unknown) == (False, ())
+    assert resolved[0].note == "From the form. Read from rows, not private: high."
     assert levels(resolved[0]) == levels(number)
     assert resolved[1].labels == ("x", "__other__")  # type: ignore[attr-defined]
     assert resolved[1].missing == ("",)
+
+
+@pytest.mark.parametrize("how", ["uncharged", "not private", "seeded"])
+def test_what_nobody_paid_for_is_a_draft(how: str) -> None:
+    """Bounds and categories that were read off the rows are never called charged, so no private fit takes them."""
+    frame = pd.DataFrame({"n": [17, 33, 98_765] * 30, "c": ["rare", "x", "x"] * 30})
+    columns = (Integer(name="n", learn=True), Categorical(name="c", learn=True), Boolean(name="b"))
+    schema = Schema(columns=columns, approved_by="A. Person", approved_on="2026-01-31")
+    event = ComposedDpEvent([DiscreteGaussianDpEvent(2.0), DeltaDpEvent(1e-6)])
+    spends = [Spend(x, event if "categories" in x else DiscreteGaussianDpEvent(2.0)) for x in learning.labels(schema)]
+    bought = learning.resolve(schema, charged(frame, schema, spends), spends)
+    assert [c.source for c in bought.columns] == ["charged", "charged", "declared"]
+    assert bought["n"].note == "Learned under the privacy budget: low, high."
+    assert not bought.draft
+    if how == "seeded":
+        with seeded_noise_for_tests(1):
+            found = learning.resolve(schema, charged(frame, schema, spends), spends)
+    else:
+        steps = [Spend(s.label, NonPrivateDpEvent()) for s in spends] if how == "not private" else []
+        found = learning.resolve(schema, PrivateRows(open_table(frame), schema, Receipt.uncharged()), steps)
+    assert [c.source for c in found.columns] == ["draft", "draft", "declared"]
+    assert (found.draft, found.approved_by) == (True, None)
+    assert levels(found["n"]) == levels(schema["n"])
+    with pytest.raises(SchemaError, match="is a draft"):
+        create("independent", epsilon=1.0, delta=1e-6).plan(found)
+
+
+def test_a_fit_without_privacy_gives_a_draft_that_can_be_used_on(tmp_path: Any) -> None:
+    frame = pd.DataFrame({"n": [17, 33, 98_765] * 30, "c": ["rare", "x", "x"] * 30})
+    schema = Schema(columns=(Integer(name="n", learn=True), Categorical(name="c", learn=True)))
+    made = create("mst", epsilon=math.inf).fit(frame, schema)
+    assert made.schema.draft
+    assert "Read from rows, outside any guarantee: low, high of 'n'; categories of 'c'" in made.statement.outside[0]
+    made.save(tmp_path / "model")
+    assert load(tmp_path / "model").schema == made.schema
+    again = create("mst", epsilon=math.inf).fit(frame, made.schema)
+    assert set(again.sample(50)["c"]) <= {"rare", "x", "__other__"}
+
+
+def test_a_fit_that_fails_leaves_neither_schema_nor_statement() -> None:
+    schema = Schema(columns=(Integer(name="n", low=0, high=9),))
+    made = create("independent", epsilon=math.inf).fit(pd.DataFrame({"n": [1]}), schema)
+    with pytest.raises(DataError):
+        made.fit(pd.DataFrame({"n": ["no number"]}), schema)
+    for read in (lambda: made.statement, lambda: made.schema):
+        with pytest.raises(UsageError, match="not fitted"):
+            read()
 
 
 def test_what_is_declared_is_never_asked_for() -> None:
@@ -286,6 +401,31 @@ def test_a_learned_schema_survives_yaml_and_says_so(tmp_path: Any) -> None:
     said = outside(schema)[0]
     assert "low, high, decimals of 'x'" in said
     assert "inside the guarantee" in said
+    told = outside(Schema(columns=(Integer(name="n", low=0, high=3, source="charged"),)))
+    assert told[0].startswith("What the schema declares")
+    assert "of 'n' were bought from a ledger before" in told[1]
+
+
+def test_a_statement_names_every_column_that_can_stop_a_run() -> None:
+    """Against `encode` itself: text that is no value, an empty cell, a value out of bounds."""
+    columns: tuple[Column, ...] = (
+        Integer(name="clips", low=0, high=9),
+        Integer(name="clips nullable", low=0, high=9, missing=("",)),
+        Integer(name="refuses", low=0, high=9, missing=("",), invalid="refuse"),
+        Date(name="day", low=dt.date(2000, 1, 1), high=dt.date(2001, 1, 1)),
+        Boolean(name="flag", missing=("",), invalid="missing"),
+        Categorical(name="listed", categories=("x",)),
+        Categorical(name="open", categories=("x",), catch_all="rest"),
+    )
+    stopping = []
+    for column in columns:
+        for cell in ("abc", None, "99"):
+            try:
+                encode(column, pd.Series([cell], dtype=object))
+            except DataError:
+                stopping.append(column.name)
+    said = next(s for s in outside(Schema(columns=columns)) if "stops the run" in s)
+    assert {c.name for c in columns if f"'{c.name}'" in said} == set(stopping)
 
 
 @pytest.mark.parametrize(
@@ -296,6 +436,11 @@ def test_a_learned_schema_survives_yaml_and_says_so(tmp_path: Any) -> None:
         (lambda: Integer(name="x", learn=True, source="charged"), "needs every bound"),
         (lambda: Boolean(name="x", learn=True), "nothing to learn"),
         (lambda: Integer(name="x", learn="yes", low=0, high=1), "true or false"),  # type: ignore[arg-type]
+        (lambda: Integer(name="x", low=2**52 + 10, learn=True), r"2\^52 where one is left"),
+        (
+            lambda: Decimal(name="x", low=-(2.0**53), high=2.0**53, learn=True),
+            r"2\^52 where one of them or the decimals",
+        ),
         (lambda: Categorical(name="x", learn=True, ordered=True), "'ordered' needs declared categories"),
         (lambda: Categorical(name="x", learn=True, catch_all=""), "also listed as missing"),
         (lambda: Date(name="x", learn=True, format="%Y"), "read back"),

@@ -33,6 +33,7 @@ from hypothesis import strategies as st
 from tabveil import _ledger_rules as rules
 from tabveil import _ledger_store as store_module
 from tabveil import accounting as acc
+from tabveil import learning
 from tabveil._ledger_chain import replay
 from tabveil._ledger_rules import UNIT, Cap, Filter, State
 from tabveil._ledger_store import Entry, canonical, chained
@@ -45,6 +46,7 @@ from tabveil.accounting import (
     calibrate,
     event_of,
 )
+from tabveil.columns import Categorical
 from tabveil.errors import (
     BudgetExceededError,
     LedgerError,
@@ -56,6 +58,7 @@ from tabveil.errors import (
 )
 from tabveil.ledger import Ledger, Receipt
 from tabveil.records import RELATION, PrivacyStatement
+from tabveil.schema import Schema
 
 RECOMPUTE = Path(__file__).parents[2] / "docs" / "recompute.py"
 
@@ -451,7 +454,7 @@ def test_deltas_are_added_up_and_never_pass_their_share():
     ledger = opened(epsilon=3.0, delta=1e-6)
     for i in range(2):
         ledger.charge("patients", selection, label=f"categories {i}")
-    with pytest.raises(BudgetExceededError):
+    with pytest.raises(BudgetExceededError, match=r"would take delta 6\.\d*e-8 in all, and an account .* has 5e-08"):
         ledger.charge("patients", selection, label="categories 2")
     ledger.charge("patients", noise(100.0), label="counts")
     statement = ledger.statement("patients")
@@ -467,14 +470,32 @@ def test_deltas_are_added_up_and_never_pass_their_share():
         opened(epsilon=3.0, delta=0.0).charge("patients", DeltaDpEvent(1e-12), label="no delta")
 
 
-def test_an_account_without_a_filter_of_deltas_admits_none():
-    """As accounts were opened before there were such events: closed, not open."""
+@pytest.mark.parametrize("delta", [1e-5, 1e-6, 1e-9])
+@pytest.mark.parametrize("categories", [1, 3, 7])
+def test_an_account_pays_for_five_fits_of_its_own_delta_that_learn_categories(categories: int, delta: float) -> None:
+    columns = (Categorical(name=f"c{i}", learn=True) for i in range(categories))
+    spends = learning.spends(Schema(columns=tuple(columns)), 1e-4, delta=delta)
+    ledger = opened(epsilon=3.0, delta=delta)
+    for i in range(5):
+        ledger.charge("patients", spends, label=f"fit {i}")
+    with pytest.raises(BudgetExceededError, match="thresholds of learned categories"):
+        ledger.charge("patients", spends, label="fit 5")
+
+
+def test_an_account_without_a_filter_of_deltas_admits_none_beside_others():
+    """As accounts were opened before there were such events: closed, not open, but for one charge of its own."""
     cap = Cap.new(3.0, 1e-6, "row")
     old = Cap(cap.epsilon, cap.delta, cap.unit, cap.filters[:-1])
     costs = rules.costs_of(acc.leaves(DeltaDpEvent(1e-12)), old.filters)
     assert set(costs.values()) == {None}
     assert not rules.fits(old, costs)
     assert rules.fits(old, rules.costs_of(acc.leaves(noise(100.0)), old.filters))
+    one = [Spend("one", ComposedDpEvent([noise(100.0), DeltaDpEvent(1e-8)]))]
+    whole = rules.admitted(old, rules.State(), one)
+    assert whole is not None
+    assert whole[0] == "whole"
+    assert rules.admitted(old, rules.State(commits=1), one) is None
+    assert "opened by an earlier version" in rules.refusal(old, one, [one], names=("a", "b"))
 
 
 def test_a_filter_of_deltas_admits_no_more_than_its_share():

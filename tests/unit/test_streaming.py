@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -431,6 +432,35 @@ def test_rows_kept_in_parts_are_chosen_evenly_and_afresh() -> None:
     tilted = np.array([1.1, 0.975, 0.975, 0.975, 0.975])
     assert stats.chisquare(counts, counts.sum() * tilted / tilted.sum()).pvalue < ALPHA
     assert not np.array_equal(kept, bounded_in_parts(high, low, 2))
+
+
+@pytest.mark.parametrize("unit", [None, "who"])
+@pytest.mark.parametrize("again", ["survey", "categories", "counts", "stream"])
+@pytest.mark.parametrize("how", ["shorter", "another order"])
+def test_a_file_written_to_while_bounds_are_learned_is_refused(how: str, again: str, unit: str | None) -> None:
+    """Rows are kept by position: of a file in another order, of the same length too, other rows would be kept."""
+    columns = (Identifier(name="who"), Integer(name="n", low=0, high=99), Categorical(name="c", learn=True))
+    schema = Schema(columns=columns, privacy_unit=unit, max_rows_per_unit=1 if unit else None)
+    frame = pd.DataFrame({"who": ["a"] * 50 + ["b"] * 50, "n": range(100), "c": ["x", "y"] * 50})
+    question = Question("n", 1, lambda v: np.zeros(len(v), dtype=np.int64), "any")
+    known = Schema(columns=columns[:2], privacy_unit=unit, max_rows_per_unit=1 if unit else None)
+    passes: dict[str, Callable[[PrivateRows], object]] = {
+        "survey": lambda rows: rows.survey([question]),
+        "categories": lambda rows: rows.categories([columns[2]], labels=["any"]),
+        "counts": lambda rows: rows.under(known).counts([Axis.singles(columns[1])], label="any"),
+    }
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        path = Path(folder) / "t.csv"
+        frame.to_csv(path, index=False)
+        os.utime(path, ns=(1, 1))
+        rows = PrivateRows(open_table(path), schema, Receipt.uncharged())
+        rows.survey([question])
+        rows.survey([question])
+        (frame.head(98) if how == "shorter" else frame.iloc[::-1]).to_csv(path, index=False)
+        if again == "stream":
+            patch.setattr(mechanisms, "MEMORY", 0)
+        with pytest.raises(DataError, match="written to"):
+            passes.get(again, passes["counts"])(rows)
 
 
 def test_a_file_that_is_written_to_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from tabveil import accounting, learning
 from tabveil.accounting import Spend
-from tabveil.columns import Identifier
+from tabveil.columns import Categorical, Column, Identifier
 from tabveil.conditions import Balance, Conditions, Prior, Where
 from tabveil.encoding import Codes, Floats, decode, encode_present, name_rows, size
 from tabveil.errors import DataError, LedgerError, MissingDependencyError, StorageError, TabveilError, UsageError
@@ -310,6 +310,7 @@ class Generator(ABC):
         if plan.private and ledger is not None and dataset is not None:
             check_unit(ledger, dataset, schema)
         receipt = self._pay(plan, ledger, dataset)
+        self._schema = self._statement = None
         self._fit_paid(source, schema, (plan, receipt))
         self._statement = self._state_privacy(plan, schema, dataset)
         return self
@@ -345,7 +346,7 @@ class Generator(ABC):
             accountant=accounting.ACCOUNTANT if plan.private else "none",
             theorem=accounting.COMPOSITION if plan.private else "none",
             dataset=dataset,
-            outside=outside(schema),
+            outside=outside(schema, bought=plan.private and not noise_is_seeded()),
             release=not noise_is_seeded(),
         )
 
@@ -590,21 +591,21 @@ def _npz(arrays: Arrays) -> bytes:
     return buffer.getvalue()
 
 
-def outside(schema: Schema) -> tuple[str, ...]:
-    """Sentences naming what the guarantee of a fit under `schema` does not cover."""
-    sentences = ["The schema (bounds, categories, resolutions) is public knowledge that a person vouches for."]
+def outside(schema: Schema, *, bought: bool = True) -> tuple[str, ...]:
+    """Sentences naming what the guarantee of a fit under `schema` does not cover.
+
+    Args:
+      schema: as declared.
+      bought: whether the fit pays for what is left to be learned; else that is read off the rows.
+    """
+    earlier = bought_before(schema)
+    subject = "What the schema declares" if earlier or schema.unresolved else "The schema"
+    sentences = [f"{subject} (bounds, categories, resolutions) is public knowledge that a person vouches for."]
     if schema.unresolved:
         learned = "; ".join(f"{', '.join(c.unknown)} of {c.name!r}" for c in schema.unresolved)
-        sentences[0] = (
-            "What the schema declares (bounds, categories, resolutions) is public knowledge that a person vouches for. "
-            f"Not public, but learned inside the guarantee: {learned}."
-        )
-    bought = [c.name for c in schema.columns if c.source == "charged"]
-    if bought:
-        sentences.append(
-            f"The schema says that bounds or categories of {', '.join(map(repr, bought))} were bought from a ledger "
-            "before: that they were is not shown here."
-        )
+        how = "Not public, but learned inside the guarantee" if bought else "Read from rows, outside any guarantee"
+        sentences[0] += f" {how}: {learned}."
+    sentences += earlier
     if schema.constraints:
         listed = "; ".join(map(str, schema.constraints))
         sentences.append(f"Constraints between columns are public knowledge that a person vouches for: {listed}.")
@@ -613,11 +614,25 @@ def outside(schema: Schema) -> tuple[str, ...]:
     sentences.append(
         "How long a run took, and whether an earlier one was stopped, can be read from the ledger's times and entries."
     )
-    refusing = [c.name for c in schema.learned if c.invalid == "refuse" and "categories" not in c.unknown]
+    refusing = [c.name for c in schema.learned if _refuses(c)]
     if refusing:
         names = ", ".join(repr(n) for n in refusing)
         sentences.append(f"A value that is not allowed in {names} stops the run: whether one did is not covered.")
     return tuple(sentences)
+
+
+def bought_before(schema: Schema) -> tuple[str, ...]:
+    """The sentence about columns that an earlier fit is said to have paid for; none where there is no such column."""
+    named = ", ".join(repr(c.name) for c in schema.columns if c.source == "charged")
+    said = f"The schema says that bounds or categories of {named} were bought from a ledger before: that they were is "
+    return (said + "not shown here.",) if named else ()
+
+
+def _refuses(column: Column) -> bool:
+    """Whether some cell stops a run: `encode` refuses it, in the fit or in the curator's check before it."""
+    if isinstance(column, Categorical) and column.catch_all is not None:
+        return False
+    return column.invalid == "refuse" or not column.nullable
 
 
 def create(name: str, *, epsilon: float, delta: float | None = None, **options: Any) -> Generator:

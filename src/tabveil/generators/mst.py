@@ -1,6 +1,5 @@
 """MST: a maximum spanning tree of noisy two-way marginals (McKenna, Miklau, Sheldon 2021, "Winning the NIST contest",
-arXiv
-2108.04978), over a domain learned under the same budget.
+arXiv 2108.04978), over a domain learned under the same budget.
 
 One-way marginals are counted, the pairs worst explained by independence are chosen one edge at a time (Kruskal with
 report-noisy-max, their Algorithm 3), counted, and joined into one distribution by a graphical model. A tree leaves
@@ -34,7 +33,7 @@ from tabveil.generators._marginals import (
     refining_noise,
 )
 from tabveil.generators.base import Plan, Progress, whole
-from tabveil.graphical_model import GraphicalModel, Measurement, junction_tree
+from tabveil.graphical_model import GraphicalModel, Measurement, model_cells
 from tabveil.mechanisms import Contest, PrivateRows
 from tabveil.schema import Schema
 
@@ -166,7 +165,7 @@ class MST(MarginalGenerator):
         return measured
 
     def _fits(self, model: GraphicalModel, cliques: Sequence[tuple[int, ...]]) -> bool:
-        return junction_tree(model.sizes, cliques).cells(model.sizes) <= MAX_MODEL_CELLS
+        return model_cells(model.sizes, cliques) <= MAX_MODEL_CELLS
 
     def _count_pair(self, edge: tuple[int, int], step: int, rows: PrivateRows, plan: Plan) -> Measurement:
         counts = rows.counts([self._axes[a] for a in edge], label=_pair_label(step)).astype(float)
