@@ -146,7 +146,7 @@ class AIM(MarginalGenerator):
         progress: Progress | None = None,
         cells: int | None = None,
         marginals: int | None = None,
-        max_model_bytes: int = 4_000_000,
+        max_model_bytes: int = 10_000_000,
         weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(epsilon=epsilon, delta=delta, random_state=random_state, progress=progress)
