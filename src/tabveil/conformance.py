@@ -670,20 +670,36 @@ def check_obeys_learned_schema(name: str) -> None:
 
 
 def check_rare_values_are_not_learned(name: str) -> None:
-    """A category, a bound and digits that one row holds are in no schema, sample, statement or file."""
+    """A category, a bound and digits that one row holds are in no schema, sample, statement or file.
+
+    Noise puts a bound an octave or two off in some fits, and far off in one of a thousand: one of three fits must be
+    right, so that a sound generator fails once in 10^9, and one that copies a row's value always does.
+    """
     frame = mixed_table(400).astype({"colour, of 🎈": object, "small": object})
     frame.loc[5, "colour, of 🎈"] = SENTINEL
     frame.loc[6, "small"] = SENTINEL_NUMBER
     frame.loc[7, "price"] = 0.123456
-    made = fitted(name, frame, learned_schema(), epsilon=20.0)
-    colours, small, price = (made.schema[c] for c in ("colour, of 🎈", "small", "price"))
-    learned = isinstance(colours, Categorical) and {"red", "green", "blue"} <= set(colours.labels)
-    _require(learned, "a frequent category was not learned")
-    near = isinstance(small, Integer) and 0 <= small.low <= small.high <= 60
-    _require(near, "a bound is one row's, or wide of the mark")
-    _require(isinstance(price, Decimal) and price.decimals == 2, "decimals are one row's, or wrong")
-    words = [made.sample(3_000).to_csv(), made.statement.to_json(), repr(made.schema.columns), *_files(made)]
-    _require(all(SENTINEL not in w and str(SENTINEL_NUMBER) not in w for w in words), "a rare value left the table")
+    for _ in range(3):
+        made = fitted(name, frame, learned_schema(), epsilon=20.0)
+        words = [made.sample(3_000).to_csv(), made.statement.to_json(), repr(made.schema.columns), *_files(made)]
+        _require(all(SENTINEL not in w for w in words), "a rare value left the table")
+        wrong = _learned_wrongly(made.schema)
+        if not wrong:
+            _require(all(str(SENTINEL_NUMBER) not in w for w in words), "a rare value left the table")
+            return
+    raise ConformanceError(wrong)
+
+
+def _learned_wrongly(schema: Schema) -> str:
+    """What one row has put into a schema learned from 400, or what most rows have not; empty where all is well."""
+    colours, small, price = (schema[c] for c in ("colour, of 🎈", "small", "price"))
+    if not isinstance(colours, Categorical) or not {"red", "green", "blue"} <= set(colours.labels):
+        return "a frequent category was not learned"
+    if not isinstance(small, Integer) or not -64 <= small.low <= small.high <= 127:
+        return "a bound is one row's, or wide of the mark"
+    if not isinstance(price, Decimal) or price.decimals != 2:
+        return "decimals are one row's, or wrong"
+    return ""
 
 
 GENERATOR_CHECKS: tuple[Callable[[str], None], ...] = (
