@@ -358,6 +358,7 @@ _A10 = (
         Edit(
             "tabveil.generators.base:Generator.fit",
             "        receipt = self._pay(plan, ledger, dataset)\n"
+            "        self._schema = self._statement = None\n"
             "        self._fit_paid(source, schema, (plan, receipt))",
             "        self._fit_paid(source, schema, (plan, Receipt(plan.spends, dataset=dataset, head='')))\n"
             "        self._pay(plan, ledger, dataset)",
@@ -371,6 +372,7 @@ _A10 = (
         Edit(
             "tabveil.generators.base:Generator.fit",
             "        receipt = self._pay(plan, ledger, dataset)\n"
+            "        self._schema = self._statement = None\n"
             "        self._fit_paid(source, schema, (plan, receipt))",
             "        self._fit_paid(source, schema, (plan, Receipt(plan.spends, dataset=dataset, head='')))\n"
             "        self._pay(plan, ledger, dataset)",
@@ -441,11 +443,12 @@ _A10 = (
     ),
     _m(
         "a10-candidates-by-exact-counts",
-        "marginals that are all but empty in the rows are no candidates",
+        "only the half of the marginals with the largest cell among the rows are candidates",
         Edit(
             "tabveil.generators.aim:AIM._round",
             "        open_ones = list(range(len(search.candidates)))\n",
-            "        open_ones = [i for i, c in enumerate(contest.candidates) if (rows._count(c) > 1).sum() > 8]\n",
+            "        largest = [int(rows._count(c).max()) for c in contest.candidates]\n"
+            "        open_ones = np.argsort(largest)[len(largest) // 2 :].tolist()\n",
         ),
         _conformance("learns_from_charged_answers_only", "aim"),
         _LEARNED,
