@@ -45,7 +45,7 @@ from tabveil.mechanisms import Contest, PrivateRows
 from tabveil.schema import Schema
 
 SHARES = {"refine": 0.15, "one_way": 0.10, "choose": 0.06, "count": 0.69}
-"""How the budget is divided; measured in benchmarks/aim_budget.py."""
+"""How the budget is divided; variants are in benchmarks/README.md."""
 
 ROUNDS = 3
 """Models fitted; between two, as many marginals are counted as the tree of `mst` has edges."""
