@@ -28,7 +28,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -72,7 +72,7 @@ def privtree(codes: Codes, units: int, *, scale: float, theta: float, rng: np.ra
     Args:
       codes: shape (rows,), rising.
       units: values of the grid; a piece of one value is not cut.
-      scale: of the Laplace noise, the paper's lambda; the decay delta is lambda ln(fan-out), as in its Corollary 1.
+      scale: of the Laplace noise, the paper's lambda; the decay delta is lambda ln(fan-out), as there.
       theta: a piece is cut while its count, less delta times its depth, stands above this in noise.
       rng: for the noise.
     """
@@ -92,9 +92,9 @@ def privtree(codes: Codes, units: int, *, scale: float, theta: float, rng: np.ra
 def privtree_scale(rho: float) -> float:
     """The least lambda for which a tree costs `rho`.
 
-    One row moves the counts along one path. By the proof of the paper's Theorem 1 the cuts on it become likelier by at
-    most exp(3 / lambda) together, and the leaf at its end less likely by at most exp(1 / lambda): a privacy loss of
-    range 4 / lambda costs (4 / lambda)^2 / 8 (Cesar & Rogers 2021). The published epsilon of 3 / lambda, turned into
+    One row moves the counts along one path. By the paper's proof the cuts on it become likelier by at most
+    exp(3 / lambda) together, and the leaf at its end less likely by at most exp(1 / lambda): a privacy loss of range
+    4 / lambda costs (4 / lambda)^2 / 8 (Cesar & Rogers 2021). The published epsilon of 3 / lambda, turned into
     epsilon^2 / 2, would ask for half as much noise again.
     """
     return math.sqrt(2 / rho)
@@ -427,8 +427,8 @@ def our_bounds(
     ledger.open("benchmark", epsilon=epsilon, delta=DELTA)
     rows = PrivateRows(open_table(train), schema, ledger.charge("benchmark", list(spends), label="benchmark"))
     whole = learning.resolve(schema, rows, spends)
-    columns = [whole[c.name] for c in schema.unresolved]
-    return {c.name: (position(c, c.low), position(c, c.high)) for c in columns if isinstance(c, Grid)}
+    columns = [c for c in whole.columns if isinstance(c, Grid)]
+    return {c.name: (position(c, c.bounds[0]), position(c, c.bounds[1])) for c in columns}
 
 
 BY_QUANTILES: dict[str, tuple[Measure, bool]] = {
@@ -486,7 +486,7 @@ def main() -> None:
         part.add_argument("--epsilons", nargs="+", type=float, default=[1.0])
     arguments = parser.parse_args()
     constants = {name: float(number) for name, number in (text.split("=") for text in arguments.set)}
-    with mock.patch.multiple(domains, **constants) if constants else nullcontext():
+    with mock.patch.dict(vars(domains), constants):
         arguments.run(arguments)
 
 
