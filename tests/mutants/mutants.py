@@ -442,6 +442,18 @@ _A10 = (
         "UnchargedError",
     ),
     _m(
+        "a10-raked-to-exact-counts",
+        "what is expected of the other candidates is raked to the exact counts of a chosen marginal",
+        Edit(
+            "tabveil.generators.aim:AIM._round",
+            "                contest = _informed(contest, search.candidates, measured[-1])\n",
+            "                exact = rows._count(contest.candidates[best]).astype(float)\n"
+            "                contest = _informed(contest, search.candidates, Measurement(chosen, exact, sigma))\n",
+        ),
+        _conformance("learns_from_charged_answers_only", "aim"),
+        _LEARNED,
+    ),
+    _m(
         "a10-candidates-by-exact-counts",
         "only the half of the marginals with the largest cell among the rows are candidates",
         Edit(

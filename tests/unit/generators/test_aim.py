@@ -16,7 +16,9 @@ from tabveil.errors import UsageError
 from tabveil.generators import aim
 from tabveil.generators.aim import AIM, column_weights
 from tabveil.generators.base import create, load
+from tabveil.graphical_model import Measurement
 from tabveil.ledger import Ledger
+from tabveil.mechanisms import Contest
 from tabveil.schema import Schema
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -107,6 +109,28 @@ def test_wide_tables_have_a_bounded_number_of_triples() -> None:
     assert all(c in triples for c in [(0, 1, 7), (7, 58, 59)])
 
 
+def test_what_one_marginal_explains_no_other_is_chosen_for() -> None:
+    """d and e agree: every triple with both is as bad as the pair until one of them is counted, and then none is."""
+    coins = np.array([[2_500.0, 0.0], [0.0, 2_500.0]])
+    de_a, independent = coins[..., None] * np.full(2, 0.5), np.full((2, 2, 2), 625.0)
+    contest = Contest(((), (), ()), (independent, independent.copy(), independent.sum(axis=2)), np.zeros(3))
+    told = aim._informed(contest, ((2, 3, 4), (0, 3, 4), (0, 1)), Measurement((2, 3, 4), np.moveaxis(de_a, 2, 0), 5.0))
+    assert told.estimates[1] == pytest.approx(np.moveaxis(de_a, 2, 0))
+    assert told.estimates[2] is contest.estimates[2]  # shares no two columns
+
+
+def test_raking_keeps_what_is_known_beside_it() -> None:
+    """A column's share within each pair stays; negative noisy counts count as none; what was impossible stays so."""
+    rng = np.random.default_rng(5)
+    expected = rng.random((3, 2, 4)) * 100
+    expected[0, 1] = 0.0
+    noisy = np.array([[90.0, 7.0], [-3.0, 40.0], [12.0, 55.0]])
+    contest = Contest(((),), (expected,), np.zeros(1))
+    told = aim._informed(contest, ((0, 2, 5),), Measurement((0, 2), noisy, 5.0)).estimates[0]
+    assert told.sum(axis=2) == pytest.approx(np.array([[90.0, 0.0], [0.0, 40.0], [12.0, 55.0]]))
+    assert told[2, 1] / 55.0 == pytest.approx(expected[2, 1] / expected[2, 1].sum())
+
+
 @pytest.mark.parametrize("delta", [1e-6, 0.0])
 @pytest.mark.parametrize("columns", [1, 2, 5])
 def test_the_plan_is_paid_for_whatever_its_size(columns: int, delta: float) -> None:
@@ -114,8 +138,8 @@ def test_the_plan_is_paid_for_whatever_its_size(columns: int, delta: float) -> N
     plan = create("aim", epsilon=1.0, delta=delta).plan(schema)
     assert 0.999 < plan.cost <= 1.0
     kinds = [s.label.split(" of ")[0] for s in plan.spends]
-    assert kinds.count("choice") == 3 * (columns - 1)
-    assert kinds.count("counts") == 3 * (columns - 1) + columns
+    assert kinds.count("choice") == aim.PER_COLUMN * (columns - 1)
+    assert kinds.count("counts") == aim.PER_COLUMN * (columns - 1) + columns
     assert accounting.epsilon(plan.event, delta) == plan.cost
 
 
