@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from unittest import mock
 
-from mst_budget import TABLES, load, measure
+from _common import load
+from mst_budget import TABLES, measure
 
 from tabveil.generators import aim
 
