@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-from mst_budget import TABLES, load, measure
+from _common import load
+from mst_budget import TABLES, measure
 
 from tabveil import domains
 from tabveil.generators import aim

@@ -27,6 +27,7 @@ TRAPS = {
 CONFORMANCE = "tabveil.conformance"
 MECHANISMS = "unit.test_mechanisms"
 STREAMING = "unit.test_streaming"
+TABLES = "unit.test_tables"
 SAMPLERS = "unit.test_samplers"
 ENCODING = "unit.test_encoding"
 DOMAINS = "unit.test_domains"
@@ -276,6 +277,13 @@ _A2 = (
         ),
         Check(ENCODING, "test_texts_that_differ_after_a_nul_are_different_cells", (object,)),
         "alone",
+    ),
+    _m(
+        "a2-mark-off-the-first-cell",
+        "a byte order mark is taken off the first cell of the rows, so that a row above decides how it is read",
+        Edit("tabveil._csv_table:CsvTable._batches", "stream.read(self._offset - 1)", "stream.read(self._offset)"),
+        Check(TABLES, "test_a_byte_order_mark_is_taken_off_the_file_and_off_no_cell"),
+        "== MARKED[cells]",
     ),
     _m(
         "a2-draft-accepted",

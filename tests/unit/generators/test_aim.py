@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from tabveil import accounting
 from tabveil.columns import Boolean, Categorical, Integer
 from tabveil.errors import UsageError
+from tabveil.estimation import estimate
 from tabveil.generators import aim
 from tabveil.generators.aim import AIM, column_weights
 from tabveil.generators.base import create, load
@@ -95,6 +97,37 @@ def test_marginals_that_would_drown_in_noise_are_no_candidates() -> None:
     assert (0, 1) in some
     assert (0, 1, 2) not in some  # 1,000 cells x 0.8 x 5 rows of noise: more than the table
     assert made._search((10, 10, 10), 1_000.0, 100.0).candidates == ()
+
+
+@pytest.mark.parametrize("rows", [500, 20_000, 200_000])
+def test_sampling_puts_distances_off_by_no_more_than_is_taken_off(rows: int) -> None:
+    """16 fixed seeds: nothing here changes from run to run. A handicap 10 % off is refused by the first comparison."""
+    sizes, pairs = (2, 5, 9, 3), list(combinations(range(4), 2))
+    hidden = np.random.default_rng(1).dirichlet(np.full(math.prod(sizes), 0.5)).reshape(sizes) * rows
+    measured = [Measurement(c, hidden.sum(axis=tuple({*range(4)} - {*c})), 1.0) for c in ((0, 1), (1, 2), (2, 3))]
+    model = estimate(sizes, measured)
+    search = aim._Search((*pairs, *combinations(range(4), 3)), np.ones(10), sizes)
+    exact = [model.marginal(c) for c in search.candidates]
+    drawn = min(max(16 * rows, 20_000), 1_000_000)
+    handicaps = [math.sqrt(2 / math.pi) * np.sqrt(e * rows / drawn).sum() for e in exact]
+    strays = []
+    for seed in range(16):
+        expected, blur = AIM(epsilon=1.0, delta=1e-6, random_state=seed)._expected(search, model)
+        np.testing.assert_allclose(blur, handicaps, rtol=0.05)
+        strays.append([np.abs(a - b).sum() for a, b in zip(expected, exact, strict=True)])
+    shares = np.mean(strays, axis=0) / handicaps
+    assert 0.3 < np.median(shares)
+    assert shares.max() < 1
+
+
+def test_what_an_independent_model_expects_is_exact() -> None:
+    model = estimate(
+        (2, 3), [Measurement((0,), np.array([30.0, 70.0]), 1.0), Measurement((1,), np.full(3, 100 / 3), 1.0)]
+    )
+    search = aim._Search(((0, 1),), np.ones(1), (2, 3))
+    (expected,), blur = AIM(epsilon=1.0, delta=1e-6)._expected(search, model)
+    np.testing.assert_allclose(expected, model.marginal((0, 1)), rtol=1e-12)
+    assert blur.tolist() == [0.0]
 
 
 def test_wide_tables_have_a_bounded_number_of_triples() -> None:
