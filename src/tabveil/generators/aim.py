@@ -51,9 +51,8 @@ SHARES = {"refine": 0.12, "one_way": 0.08, "choose": 0.04, "count": 0.76}
 ROUNDS = 3
 """Models fitted; between two, a third of the marginals is chosen and counted."""
 
-PER_COLUMN = 2
-"""Marginals counted for each column but one where nobody says: more, at more noise each, tell less; fewer leave pairs
-out."""
+PER_COLUMN = (1, 3)
+"""Least and greatest number of marginals counted for each column but one, see `per_column`."""
 
 CELLS = (4, 24)
 """Least and greatest number of cells of a number column where nobody says: three columns make a marginal."""
@@ -175,7 +174,7 @@ class AIM(MarginalGenerator):
         columns = len(schema.modelled)
         if columns < 2:
             return 0
-        return PER_COLUMN * (columns - 1) if self.marginals is None else self.marginals
+        return per_column(self.epsilon) * (columns - 1) if self.marginals is None else self.marginals
 
     def expected_seconds(self, schema: Schema) -> float:
         """What a fit under `schema` may take on two cores beside reading the rows, from public knowledge alone: an
@@ -318,6 +317,15 @@ def _product(shares: Sequence[Floats]) -> Floats:
     for share in shares[1:]:
         found = np.multiply.outer(found, share)
     return found
+
+
+def per_column(epsilon: float) -> int:
+    """Marginals counted for each column but one where nobody says: 1 up to epsilon 0.5, 2 at 1, 3 from 1.8.
+
+    More of them, at more noise each, tell more only where noise is small; the paper anneals towards the same end by
+    what it sees (Algorithm 3).
+    """
+    return round(float(np.clip(2 + math.log(epsilon, 3), *PER_COLUMN)))
 
 
 def column_weights(schema: Schema, weights: Mapping[str, float] | None) -> list[float]:

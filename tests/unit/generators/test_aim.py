@@ -171,9 +171,14 @@ def test_the_plan_is_paid_for_whatever_its_size(columns: int, delta: float) -> N
     plan = create("aim", epsilon=1.0, delta=delta).plan(schema)
     assert 0.999 < plan.cost <= 1.0
     kinds = [s.label.split(" of ")[0] for s in plan.spends]
-    assert kinds.count("choice") == aim.PER_COLUMN * (columns - 1)
-    assert kinds.count("counts") == aim.PER_COLUMN * (columns - 1) + columns
+    assert kinds.count("choice") == 2 * (columns - 1)
+    assert kinds.count("counts") == 2 * (columns - 1) + columns
     assert accounting.epsilon(plan.event, delta) == plan.cost
+
+
+def test_more_marginals_are_counted_where_noise_is_small() -> None:
+    steps = [create("aim", epsilon=e, delta=1e-6)._steps(SCHEMA) for e in (1e-6, 0.3, 1.0, 3.0, 100.0, math.inf)]  # type: ignore[attr-defined]
+    assert steps == [4, 4, 8, 12, 12, 12]
 
 
 def test_expected_seconds_grow_with_the_model() -> None:
