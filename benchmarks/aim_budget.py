@@ -10,29 +10,47 @@ line "as shipped".
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-from mst_budget import TABLES, load, measure
+from _common import load
+from mst_budget import TABLES, measure
 
+from tabveil import domains
 from tabveil.generators import aim
 
 VARIANTS: dict[str, dict[str, object]] = {
     "as shipped": {},
-    "half the noise per cell: more cells": {"ROW_NOISE": aim.ROW_NOISE / 2},
-    "twice the noise per cell: fewer cells": {"ROW_NOISE": aim.ROW_NOISE * 2},
-    "at most 32 cells": {"CELLS": (4, 32)},
-    "target weighs 1": {"TARGET_WEIGHT": 1.0},
-    "target weighs 2": {"TARGET_WEIGHT": 2.0},
-    "target weighs 5": {"TARGET_WEIGHT": 5.0},
-    "2 rounds": {"ROUNDS": 2},
-    "4 rounds": {"ROUNDS": 4},
-    "refining 6 %, one-way 6 %": {"SHARES": {"refine": 0.06, "one_way": 0.06, "choose": 0.08, "count": 0.80}},
-    "refining 15 %, one-way 10 %": {"SHARES": {"refine": 0.15, "one_way": 0.10, "choose": 0.08, "count": 0.67}},
-    "choices 4 %": {"SHARES": {"refine": 0.10, "one_way": 0.08, "choose": 0.04, "count": 0.78}},
+    "half the noise per cell: more cells": {"aim.ROW_NOISE": aim.ROW_NOISE / 2},
+    "twice the noise per cell: fewer cells": {"aim.ROW_NOISE": aim.ROW_NOISE * 2},
+    "at most 36 cells": {"aim.CELLS": (4, 36)},
+    "pieces and cells of 0.8 % at least, cut at 4 deviations": {"domains.LEAST_SHARE": 0.008, "domains.CUT_NOISE": 4.0},
+    "target weighs 1": {"aim.TARGET_WEIGHT": 1.0},
+    "target weighs 5": {"aim.TARGET_WEIGHT": 5.0},
+    "2 rounds": {"aim.ROUNDS": 2},
+    "4 rounds": {"aim.ROUNDS": 4},
+    "1 marginal per column": {"aim.PER_COLUMN": (1, 1)},
+    "2 marginals per column": {"aim.PER_COLUMN": (2, 2)},
+    "3 marginals per column": {"aim.PER_COLUMN": (3, 3)},
+    "no raking within a round": {"aim._informed": lambda contest, *_: contest},
+    "refining 6 %, one-way 6 %": {"aim.SHARES": {"refine": 0.06, "one_way": 0.06, "choose": 0.04, "count": 0.84}},
+    "refining 20 %, one-way 10 %": {"aim.SHARES": {"refine": 0.20, "one_way": 0.10, "choose": 0.04, "count": 0.66}},
+    "choices 8 %": {"aim.SHARES": {"refine": 0.12, "one_way": 0.08, "choose": 0.08, "count": 0.72}},
 }
+
+
+@contextlib.contextmanager
+def varied(changes: dict[str, object]) -> Iterator[None]:
+    """With each "module.name" replaced."""
+    with contextlib.ExitStack() as stack:
+        for place, value in changes.items():
+            module, name = place.split(".")
+            stack.enter_context(mock.patch.object({"aim": aim, "domains": domains}[module], name, value))
+        yield
 
 
 def main() -> None:
@@ -49,7 +67,7 @@ def main() -> None:
     for variant in arguments.variants:
         for epsilon in arguments.epsilons:
             for name, table in tables.items():
-                with mock.patch.dict(vars(aim), VARIANTS[variant]):
+                with varied(VARIANTS[variant]):
                     start = time.perf_counter()
                     results = [measure(table, epsilon, {}, generator="aim") for _ in range(arguments.fits)]
                     seconds = (time.perf_counter() - start) / arguments.fits

@@ -23,18 +23,13 @@ from pathlib import Path
 from unittest import mock
 
 import pandas as pd
+from _common import load
 
 import tabveil as tv
 from tabveil import domains, learning
 from tabveil.columns import OTHER, Boolean, Categorical, Column
-from tabveil.encoding import conform
 
-HERE = Path(__file__).parent
-TABLES = {
-    "randhie": HERE.parent / "src/tabveil/data/randhie.schema.yaml",
-    "creditcard": HERE / "schemas/creditcard.schema.yaml",
-    "adult": HERE / "schemas/adult.schema.yaml",
-}
+TABLES = ("randhie", "creditcard", "adult")
 VARIANTS: dict[str, dict[str, float]] = {
     "learn_share 0.05": {"learn_share": 0.05},
     "learn_share 0.2": {"learn_share": 0.2},
@@ -43,19 +38,6 @@ VARIANTS: dict[str, dict[str, float]] = {
     "64 pieces": {"PIECES": 64},
     "delta share 0.1": {"DELTA_SHARE": 0.1},
 }
-
-
-def load(name: str, data: Path) -> tuple[tv.Schema, pd.DataFrame, pd.DataFrame]:
-    """Schema with a private row count, train and test in published form."""
-    schema = dataclasses.replace(tv.Schema.from_yaml(TABLES[name]), public_rows=None)
-    frames = [
-        pd.read_csv(data / f"{name}_{part}.csv.gz", dtype=str, keep_default_na=False) for part in ("train", "test")
-    ]
-    if name == "randhie":  # the benchmark's copy writes its flags as v0 and v1
-        frames = [
-            f.replace({c.name: {"v0": "0", "v1": "1"} for c in schema.columns if c.kind == "boolean"}) for f in frames
-        ]
-    return schema, conform(schema.columns, frames[0]), conform(schema.columns, frames[1])
 
 
 def all_learned(schema: tv.Schema, share: float | None = None) -> tv.Schema:

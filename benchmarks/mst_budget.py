@@ -10,24 +10,19 @@ defaults are the line "as shipped".
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import statistics
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pandas as pd
+from _common import load
 
 import tabveil as tv
 from tabveil import domains
-from tabveil.encoding import conform
 from tabveil.generators import mst
 
-HERE = Path(__file__).parent
-TABLES = {
-    "randhie": HERE.parent / "src/tabveil/data/randhie.schema.yaml",
-    "creditcard": HERE / "schemas/creditcard.schema.yaml",
-}
+TABLES = ("randhie", "creditcard")
 VARIANTS: dict[str, tuple[dict[str, object], dict[str, object], dict[str, int]]] = {
     "as shipped": ({}, {}, {}),
     "extra_pairs=0 (the paper's tree)": ({}, {}, {"extra_pairs": 0}),
@@ -40,19 +35,6 @@ VARIANTS: dict[str, tuple[dict[str, object], dict[str, object], dict[str, int]]]
     "choices 3 %": ({}, {"SHARES": {"refine": 0.12, "one_way": 0.10, "choose": 0.03, "two_way": 0.75}}, {}),
     "refining 25 %": ({}, {"SHARES": {"refine": 0.25, "one_way": 0.10, "choose": 0.08, "two_way": 0.57}}, {}),
 }
-
-
-def load(name: str, data: Path) -> tuple[tv.Schema, pd.DataFrame, pd.DataFrame]:
-    """Schema with a private row count, train and test in published form."""
-    schema = dataclasses.replace(tv.Schema.from_yaml(TABLES[name]), public_rows=None)
-    frames = [
-        pd.read_csv(data / f"{name}_{part}.csv.gz", dtype=str, keep_default_na=False) for part in ("train", "test")
-    ]
-    if name == "randhie":  # the benchmark's copy writes its flags as v0 and v1
-        frames = [
-            f.replace({c.name: {"v0": "0", "v1": "1"} for c in schema.columns if c.kind == "boolean"}) for f in frames
-        ]
-    return schema, conform(schema.columns, frames[0]), conform(schema.columns, frames[1])
 
 
 def measure(

@@ -55,10 +55,10 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             reason = _REASONS.get(error.errno or 0, "the disk reported an error")
             raise StorageError(f"{os.fspath(path)!r} cannot be written: {reason}. Nothing was left behind.") from error
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the renaming survive a power cut; some file systems cannot, and the file is whole in any case."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

@@ -1,6 +1,6 @@
 """CSV and its kin: text in, text out of memory's way.
 
-Privacy: every cell stays the text it is, so no row decides how another is read (trap A2).
+Privacy: every cell stays the text it is, wherever it stands, so no row decides how another is read (trap A2).
 """
 
 from __future__ import annotations
@@ -127,8 +127,10 @@ class CsvTable(Table):
         stream.read(self._offset)
         if not stream.read(1):
             return
+        # From the header's line end on, an empty line to pyarrow: it takes a byte order mark off whatever comes first,
+        # and a cell must not be read otherwise for standing in the first row.
         stream = self._open()
-        stream.read(self._offset)
+        stream.read(self._offset - 1)
         last = self.columns[-1]  # always read: an open quote shows there
         tail = ""
         for batch in pacsv.open_csv(stream, **self._options([*columns, *({last} - set(columns))])):

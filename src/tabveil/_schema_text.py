@@ -15,7 +15,7 @@ import difflib
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -23,6 +23,8 @@ from tabveil import constraints
 from tabveil.columns import KINDS, Column, Date, Datetime
 from tabveil.constraints import Constraint
 from tabveil.errors import SchemaError
+
+_Kind = TypeVar("_Kind", bound=Column | Constraint)
 
 VERSION = 1
 """Version of the file format, under the key `tabveil_schema`."""
@@ -116,27 +118,30 @@ def column_from_dict(data: Any, *, position: int) -> Column:
         raise SchemaError(f"{where} must be written as keys and values (name, kind, ...).")
     if isinstance(data.get("name"), str):
         where = f"Column {data['name']!r}"
-    kind = data.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        hint = did_you_mean(str(kind), KINDS) if isinstance(kind, str) else ""
-        raise SchemaError(f"{where}: 'kind' must be one of {', '.join(KINDS)}{hint or '.'}")
-    cls = KINDS[kind]
-    _check_fields(cls, data, where=where)
+    cls = _kind_of(data, KINDS, where=where)
     empty = [n for n in data if data[n] is None and n != "catch_all"]
     if empty:
         raise SchemaError(
-            f"{where} ({kind}): {' and '.join(map(repr, empty))} has no value: give one, or leave it out."
+            f"{where} ({cls.kind}): {' and '.join(map(repr, empty))} has no value: give one, or leave it out."
         )
     return cls(**{k: _typed(cls, k, v) for k, v in data.items() if k != "kind"})
 
 
-def _check_fields(cls: type[Column] | type[Constraint], data: Mapping[str, Any], *, where: str) -> None:
-    """Raise SchemaError for a key that is not one of the class's fields, or one that is lacking."""
+def _kind_of(data: Mapping[str, Any], kinds: Mapping[str, type[_Kind]], *, where: str) -> type[_Kind]:
+    """The class that `data` names; raises SchemaError where it names none, for a key that is not one of the class's
+    fields, or one that is lacking.
+    """
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        hint = did_you_mean(kind, kinds) if isinstance(kind, str) else ""
+        raise SchemaError(f"{where}: 'kind' must be one of {', '.join(kinds)}{hint or '.'}")
+    cls = kinds[kind]
     fields = {f.name: f for f in dataclasses.fields(cls)}
     check_keys(data, known={"kind", *fields}, where=where)
     lacking = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in data]
     if lacking:
         raise SchemaError(f"{where} ({cls.kind}): {' and '.join(map(repr, lacking))} must be given.")
+    return cls
 
 
 def constraint_from_dict(data: Any, *, position: int) -> Constraint:
@@ -148,12 +153,7 @@ def constraint_from_dict(data: Any, *, position: int) -> Constraint:
     where = f"Constraint number {position}"
     if not isinstance(data, Mapping):
         raise SchemaError(f"{where} must be written as keys and values (kind, ...).")
-    kind = data.get("kind")
-    if not isinstance(kind, str) or kind not in constraints.KINDS:
-        hint = did_you_mean(kind, constraints.KINDS) if isinstance(kind, str) else ""
-        raise SchemaError(f"{where}: 'kind' must be one of {', '.join(constraints.KINDS)}{hint or '.'}")
-    cls = constraints.KINDS[kind]
-    _check_fields(cls, data, where=where)
+    cls = _kind_of(data, constraints.KINDS, where=where)
     return cls(**{k: v for k, v in data.items() if k != "kind"})
 
 

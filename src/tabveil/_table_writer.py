@@ -122,7 +122,8 @@ def _csv_text(
 def _encoded(rows: Iterable[Sequence[Any]], delimiter: str) -> bytes:
     rows = list(rows)
     text = _joined(rows, delimiter, csv.QUOTE_MINIMAL)
-    if "\r" in text:  # Python before 3.13 leaves a lone carriage return unquoted
+    # Python before 3.13 leaves a lone carriage return unquoted; readers drop a byte order mark that a file begins with
+    if "\r" in text or text.startswith("\ufeff"):
         text = _joined(rows, delimiter, csv.QUOTE_ALL)
     try:
         return text.encode()

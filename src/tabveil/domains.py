@@ -40,18 +40,16 @@ MOST_BRANCHES = 256
 FLAT = 32
 """Columns with at most this many values are counted value by value in one level."""
 
-CUT_NOISE = 4.0
+CUT_NOISE = 3.0
 """A piece is cut again only when its count is above this many standard deviations of the noise."""
 
 CLEAR_NOISE = 3.0
 """Of the first, widest pieces those below this many standard deviations of the noise count as empty: a handful of
 rows invented far from all others would do more harm to means and models than a tail cut short."""
 
-CUT_SHARE = 1 / 128
-"""A piece is cut again only when it holds this share of the rows: less would not fill a cell."""
-
-LEAST_SHARE = 0.002
-"""A cell of a number column holds at least about this share of the rows."""
+LEAST_SHARE = 0.001
+"""A cell of a number column holds at least about this share of the rows, and a piece is cut again only when it does:
+the values that many share (a capital gain of 99,999) tell most, however few of the rows they are."""
 
 CELLS = (4, 64)
 """Least and greatest number of cells a number column is binned into where nobody says."""
@@ -168,7 +166,7 @@ def _counted(level: _Level, noisy: NDArray[np.int64], sigma: float) -> Pieces:
 
 def _next(column: Grid, pieces: Pieces, level: int, sigma: float) -> _Level | None:
     """The heavy pieces cut; None where there are none, or no further level: the rest of the charge stays unused."""
-    floor = max(CUT_NOISE * sigma, CUT_SHARE * pieces.counts.sum())
+    floor = max(CUT_NOISE * sigma, LEAST_SHARE * pieces.counts.sum())
     heavy = (pieces.counts > floor) & (np.diff(pieces.edges) > 1)
     return _cut(column, pieces, heavy) if level < levels(column) and heavy.any() else None
 

@@ -27,7 +27,7 @@ from tabveil.errors import LedgerError, StorageError, UsageError
 from tabveil.ledger import Ledger
 from tabveil.records import Finding, PrivacyStatement, Provenance, Record, Score
 from tabveil.schema import Schema
-from tabveil.tables import write_batches, write_text
+from tabveil.tables import sync_folder, write_batches, write_text
 
 FORMAT = 1
 """Version of the folder's layout, under the key `tabveil_release`."""
@@ -233,12 +233,7 @@ def space_for(schema: Schema, rows: int | None) -> int:
 def sync(folder: Path, *, deep: bool = True) -> None:
     """Make names in `folder` survive a power cut; the files in it have been synced when they were written."""
     for place in [folder, *(p for p in folder.rglob("*") if p.is_dir())] if deep else [folder]:
-        with contextlib.suppress(OSError):
-            handle = os.open(place, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+        sync_folder(place)
 
 
 # ------------------------------------------------------------------------------------------------------------ its files

@@ -292,6 +292,14 @@ class Schema:
         if any(problems):
             raise DataError(f"The table does not fit schema {self.name!r}: it {' and '.join(filter(None, problems))}.")
 
+    def check_learned(self, names: Sequence[str], *, role: str) -> None:
+        """Raise DataError unless each learned column is once among `names`, those of the `role` (train, ...) table."""
+        for column in self.learned:
+            times = names.count(column.name)
+            if times != 1:
+                problem = "has more than once" if times else "lacks"
+                raise DataError(f"The {role} table {problem} column {column.name!r} of schema {self.name!r}.")
+
     @property
     def text_formats(self) -> dict[str, dict[str, Any]]:
         """Keyword arguments for `tables.write_table`: digits of each decimal column, format of each date column."""

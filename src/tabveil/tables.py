@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
 
-from tabveil._atomic import atomic_file, write_bytes, write_text
+from tabveil._atomic import atomic_file, sync_folder, write_bytes, write_text
 from tabveil._csv_table import CsvTable
 from tabveil._table import CHUNK_ROWS, DELIMITERS, Table, file_format
 from tabveil._table_writer import write_batches, write_table
@@ -29,6 +29,7 @@ __all__ = [
     "Table",
     "atomic_file",
     "open_table",
+    "sync_folder",
     "write_batches",
     "write_bytes",
     "write_table",

@@ -228,6 +228,14 @@ def test_auto_tells_which_generator_it_chose_and_why(desk: Desk) -> None:
     assert desk.synthesize("--json", generator="auto", **free).json["options"]["chosen"] == "aim"
 
 
+def test_auto_says_that_it_assumes_the_row_count_where_that_is_private(desk: Desk) -> None:
+    desk.schema(SCHEMA.replace(f"public_rows: {ROWS}\n", ""))
+    outcome = desk.synthesize(generator="auto")
+    assert outcome.code == 0, outcome.err
+    for text in (outcome.out, *((desk.folder / "release" / p).read_text() for p in ("report.md", "report.html"))):
+        assert "The schema declares no row count: 3,000 rows are assumed" in text
+
+
 def test_measuring_goes_into_a_folder_of_its_own(desk: Desk) -> None:
     desk.write(desk.frame.sample(60, random_state=1), "holdout.csv")
     outcome = desk.synthesize("--json", holdout="holdout.csv")

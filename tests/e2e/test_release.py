@@ -111,6 +111,19 @@ def test_both_tables_are_the_same_and_as_long_as_the_public_count(made: Path, ap
     pd.testing.assert_frame_equal(typed, text, check_dtype=False)
 
 
+@pytest.mark.parametrize("name", ["mark", "\ufeffmark"])
+def test_a_release_of_names_and_categories_that_begin_with_a_byte_order_mark_verifies(
+    tmp_path: Path, name: str
+) -> None:
+    categories = ("\ufeff", "\ufeffa", '\ufeff"a"')
+    columns = (Categorical(name=name, categories=categories), Categorical(name="b", categories=categories))
+    schema = Schema(columns=columns, approved_by="A. Person", approved_on="2026-01-31")
+    table = pd.DataFrame({c.name: np.resize(categories, 12) for c in columns})
+    pipeline.synthesize(table, schema, generator="independent", epsilon=math.inf, rows=12, out=tmp_path / "out")
+    assert any("hold the same 12 rows" in line for line in verify(tmp_path / "out"))
+    assert list(pd.read_csv(tmp_path / "out" / "synthetic.csv").columns) == [name, "b"]
+
+
 def test_nothing_internal_is_in_a_release(made: Path) -> None:
     document = json.loads((made / "private" / "report.json").read_text())
     assert document["edition"] == "release"

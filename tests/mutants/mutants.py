@@ -27,6 +27,7 @@ TRAPS = {
 CONFORMANCE = "tabveil.conformance"
 MECHANISMS = "unit.test_mechanisms"
 STREAMING = "unit.test_streaming"
+TABLES = "unit.test_tables"
 SAMPLERS = "unit.test_samplers"
 ENCODING = "unit.test_encoding"
 DOMAINS = "unit.test_domains"
@@ -278,6 +279,13 @@ _A2 = (
         "alone",
     ),
     _m(
+        "a2-mark-off-the-first-cell",
+        "a byte order mark is taken off the first cell of the rows, so that a row above decides how it is read",
+        Edit("tabveil._csv_table:CsvTable._batches", "stream.read(self._offset - 1)", "stream.read(self._offset)"),
+        Check(TABLES, "test_a_byte_order_mark_is_taken_off_the_file_and_off_no_cell"),
+        "== MARKED[cells]",
+    ),
+    _m(
         "a2-draft-accepted",
         "a private fit takes categories and bounds that were proposed from rows",
         Edit("tabveil.schema:Schema.require_approved", "if self.draft:", "if False and self.draft:"),
@@ -440,6 +448,18 @@ _A10 = (
         _conformance("learns_from_charged_answers_only", "aim"),
         "",
         "UnchargedError",
+    ),
+    _m(
+        "a10-raked-to-exact-counts",
+        "what is expected of the other candidates is raked to the exact counts of a chosen marginal",
+        Edit(
+            "tabveil.generators.aim:AIM._round",
+            "                contest = _informed(contest, search.candidates, measured[-1])\n",
+            "                exact = rows._count(contest.candidates[best]).astype(float)\n"
+            "                contest = _informed(contest, search.candidates, Measurement(chosen, exact, sigma))\n",
+        ),
+        _conformance("learns_from_charged_answers_only", "aim"),
+        _LEARNED,
     ),
     _m(
         "a10-candidates-by-exact-counts",

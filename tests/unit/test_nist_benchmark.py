@@ -124,3 +124,16 @@ def test_options_of_a_generator_are_numbers_texts_or_json(
     assert name == text.split(":")[0]
     assert read == options
     assert [type(v) for v in read.values()] == [type(v) for v in options.values()]
+
+
+def test_a_split_table_is_read_in_published_form(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    row = {"mdvis": "3", "lncoins": "0", "idp": "v1", "lpi": "1.5", "fmde": "0", "physlm": "0", "disea": "2"}
+    row |= {"hlthg": "v0", "hlthf": "v1", "hlthp": "v0"}
+    for part, rows in (("train", 2), ("test", 1)):
+        pd.DataFrame([row] * rows).to_csv(tmp_path / f"randhie_{part}.csv.gz", index=False)
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    schema, train, test = importlib.import_module("_common").load("randhie", tmp_path)
+    assert schema.public_rows is None
+    assert (len(train), len(test)) == (2, 1)
+    assert tuple(train.columns) == schema.names
+    assert test.loc[0, ["mdvis", "idp", "hlthg", "lpi"]].tolist() == [3, True, False, 1.5]

@@ -6,10 +6,12 @@ import datetime as dt
 import decimal
 import errno
 import gzip
+import itertools
 import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -25,7 +27,7 @@ from hypothesis import strategies as st
 
 from tabveil import _atomic, _csv_table
 from tabveil.errors import DataError, MissingDependencyError, StorageError, UsageError
-from tabveil.tables import atomic_file, open_table, write_bytes, write_table, write_text
+from tabveil.tables import atomic_file, open_table, write_batches, write_bytes, write_table, write_text
 
 SECRET = "SENTINEL-4711"
 
@@ -87,6 +89,26 @@ def test_csv_is_read_as_the_text_it_is(data, expected, tmp_path):
     assert table.columns == tuple(expected)
     assert rows(table) == expected
     assert {str(d) for chunk in table.chunks() for d in chunk.dtypes} == {"object"}
+
+
+MARKED = {
+    "\ufeffx,1": ["\ufeffx", "1"],
+    "\ufeff\ufeff,1": ["\ufeff\ufeff", "1"],
+    '"\ufeffx",1': ["\ufeffx", "1"],
+    '\ufeff"x",1': ['\ufeff"x"', "1"],
+    "\ufeff,\ufeff": ["\ufeff", "\ufeff"],
+}
+
+
+def test_a_byte_order_mark_is_taken_off_the_file_and_off_no_cell():
+    """Were it taken off the first cell, the row above would decide how the second is read."""
+    ways = itertools.product(MARKED, ("\n", "\r\n", "\r"), ("", "\ufeff"), ([], ["y,2"], ["", "y,2"]), (1, 9))
+    with tempfile.TemporaryDirectory() as folder:
+        for cells, line_end, mark, above, chunk_rows in ways:
+            path = put(Path(folder), line_end.join([f"{mark}a,b", *above, cells, ""]))
+            read = rows(path, chunk_rows=chunk_rows)
+            assert list(read) == ["a", "b"]
+            assert [column[-1] for column in read.values()] == MARKED[cells]
 
 
 UNREADABLE = [
@@ -446,7 +468,20 @@ def test_parquet_keeps_types_and_dates(tmp_path):
     assert back["born"][0] == pd.Timestamp("2020-01-31")
 
 
-cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5)
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "csv.gz"])
+@pytest.mark.parametrize("name", ["a", "\ufeffa", "\ufeff", "\ufeff\ufeffa, b"])
+def test_a_byte_order_mark_in_a_name_or_a_cell_is_read_back(name, suffix, tmp_path):
+    frame = pd.DataFrame({name: ["\ufeff", "\ufeffx", "", '\ufeff"'], "b": ["\ufeff", "y", "\ufeff\n", "z"]})
+    write_table(frame, tmp_path / f"t.{suffix}")
+    write_batches([frame[:1], frame[1:]], tmp_path / f"u.{suffix}")
+    for path in (tmp_path / f"t.{suffix}", tmp_path / f"u.{suffix}"):
+        assert open_table(path).columns == (name, "b")
+        assert rows(path) == frame.to_dict("list")
+        assert list(pd.read_csv(path, sep="\t" if suffix == "tsv" else ",").columns) == [name, "b"]
+
+
+_any_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5)
+cells = _any_text | _any_text.map("\ufeff".__add__)
 
 
 @given(st.lists(st.tuples(cells, cells), max_size=6), st.tuples(cells, cells).filter(lambda n: all(n) and n[0] != n[1]))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tabveil.columns import Column
 from tabveil.encoding import INVALID, Codes, parse, size
-from tabveil.errors import DataError, UsageError
+from tabveil.errors import UsageError
 from tabveil.records import Finding
 from tabveil.schema import Schema
 
@@ -62,7 +62,7 @@ class AuditInput:
         if self.holdout is not None and not len(self.holdout):
             object.__setattr__(self, "holdout", None)
         for role, frame in self._frames.items():
-            _check(frame, self.schema, role=role)
+            self.schema.check_learned(frame.columns.tolist(), role=role)
         state = self.random_state
         if state is not None and (isinstance(state, bool) or not isinstance(state, int | np.integer) or state < 0):
             raise UsageError("random_state must be a whole number from 0 up, or None.")
@@ -106,14 +106,6 @@ class AuditInput:
         for column in self.codes[role]:
             hashes = _mix(hashes ^ column[rows].astype(_UINT64))
         return rows[np.argsort(hashes, kind="stable")]
-
-
-def _check(frame: pd.DataFrame, schema: Schema, *, role: str) -> None:
-    names = frame.columns.tolist()
-    for column in schema.learned:
-        if names.count(column.name) != 1:
-            times = "lacks" if column.name not in names else "has more than once"
-            raise DataError(f"The {role} table {times} column {column.name!r} of schema {schema.name!r}.")
 
 
 def _codes(column: Column, values: pd.Series) -> Codes:

@@ -4,9 +4,10 @@ Sheldon, Miklau 2022, "AIM: An Adaptive and Iterative Mechanism for Differential
 
 One-way marginals are counted; then, in each round, marginals of two and three columns are chosen by report-noisy-max
 and counted, and one graphical model is fitted to all counts so far. A candidate's score is the paper's: its weight
-times its distance from what the model expects, less the noise its counts would bear. Unlike the paper, a model is
-fitted once per round and not once per marginal, and noise levels are fixed beforehand instead of annealed by what was
-seen: every event is known before a row is read, and a fit takes seconds.
+times its distance from what is expected of it, less the noise its counts would bear. Unlike the paper, a model is
+fitted once per round and not once per marginal; within a round, what is expected of a candidate is raked to the counts
+that it shares with a marginal chosen before it. Noise levels are fixed beforehand instead of annealed by what was seen:
+every event is known before a row is read, and a fit takes seconds.
 
 Privacy: charged histograms and choices only (unit: the schema's; add or remove one; sensitivity k for every histogram
 and, in L1, for every score, weights being at most 1). What may be chosen is decided by the schema and by earlier noisy
@@ -18,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from typing import ClassVar
@@ -40,15 +41,18 @@ from tabveil.generators._marginals import (
     refining_noise,
 )
 from tabveil.generators.base import Plan, Progress, whole
-from tabveil.graphical_model import Clique, GraphicalModel, Measurement, model_cells
+from tabveil.graphical_model import Clique, GraphicalModel, Measurement, expand, model_cells, others
 from tabveil.mechanisms import Contest, PrivateRows
 from tabveil.schema import Schema
 
-SHARES = {"refine": 0.15, "one_way": 0.10, "choose": 0.06, "count": 0.69}
+SHARES = {"refine": 0.12, "one_way": 0.08, "choose": 0.04, "count": 0.76}
 """How the budget is divided; variants are in benchmarks/README.md."""
 
 ROUNDS = 3
-"""Models fitted; between two, as many marginals are counted as the tree of `mst` has edges."""
+"""Models fitted; between two, a third of the marginals is chosen and counted."""
+
+PER_COLUMN = (1, 3)
+"""Least and greatest number of marginals counted for each column but one, see `per_column`."""
 
 CELLS = (4, 24)
 """Least and greatest number of cells of a number column where nobody says: three columns make a marginal."""
@@ -170,7 +174,7 @@ class AIM(MarginalGenerator):
         columns = len(schema.modelled)
         if columns < 2:
             return 0
-        return ROUNDS * (columns - 1) if self.marginals is None else self.marginals
+        return per_column(self.epsilon) * (columns - 1) if self.marginals is None else self.marginals
 
     def expected_seconds(self, schema: Schema) -> float:
         """What a fit under `schema` may take on two cores beside reading the rows, from public knowledge alone: an
@@ -249,6 +253,7 @@ class AIM(MarginalGenerator):
                 held.append(chosen)
                 counts = rows.counts([self._axes[a] for a in chosen], label=_count_label(step)).astype(float)
                 measured.append(Measurement(chosen, counts, sigma))
+                contest = _informed(contest, search.candidates, measured[-1])
             open_ones = [i for i in open_ones if not set(search.candidates[i]) <= set(chosen)]
             self._tell("choosing and counting marginals", (step + 1) / self._steps(self.schema))
         return measured
@@ -290,11 +295,37 @@ class AIM(MarginalGenerator):
         return expected, np.array([EXPECTED_NOISE * float(np.sqrt(e * scale).sum()) for e in expected])
 
 
+def _informed(contest: Contest, candidates: Sequence[Clique], measured: Measurement) -> Contest:
+    """`contest` with what a new measurement says of the other candidates: where they share two columns or more, their
+    expected counts are raked to its counts.
+
+    Without it, candidates that share a badly explained pair would all be chosen for that pair in one round.
+    """
+    estimates = list(contest.estimates)
+    for i, candidate in enumerate(candidates):
+        common = tuple(a for a in measured.attributes if a in candidate)
+        if len(common) > 1:
+            wanted = np.maximum(measured.counts.sum(axis=others(measured.attributes, common)), 0.0)
+            held = estimates[i].sum(axis=others(candidate, common))
+            ratio = np.divide(wanted, held, out=np.zeros_like(wanted), where=held > 0)
+            estimates[i] = estimates[i] * expand(ratio, common, candidate)
+    return replace(contest, estimates=tuple(estimates))
+
+
 def _product(shares: Sequence[Floats]) -> Floats:
     found = shares[0]
     for share in shares[1:]:
         found = np.multiply.outer(found, share)
     return found
+
+
+def per_column(epsilon: float) -> int:
+    """Marginals counted for each column but one where nobody says: 1 up to epsilon 0.5, 2 at 1, 3 from 1.8.
+
+    More of them, at more noise each, tell more only where noise is small; the paper anneals towards the same end by
+    what it sees (Algorithm 3).
+    """
+    return round(float(np.clip(2 + math.log(epsilon, 3), *PER_COLUMN)))
 
 
 def column_weights(schema: Schema, weights: Mapping[str, float] | None) -> list[float]:

@@ -134,7 +134,7 @@ class MetricInput:
         for role in ("train", "holdout", "synthetic"):
             frame = getattr(self, role)
             if frame is not None:
-                _check(frame, self.schema, role=role)
+                self.schema.check_learned(frame.columns.tolist(), role=role)
         if not len(self.train):
             raise DataError("The training table has no rows: there is nothing to compare with.")
         state = self.random_state
@@ -177,14 +177,6 @@ class MetricInput:
 
     def _independent(self, rows: int) -> Coded:
         return self.coded["train"].independent(rows, self.rng("independent"))
-
-
-def _check(frame: pd.DataFrame, schema: Schema, *, role: str) -> None:
-    names = frame.columns.tolist()
-    for column in schema.learned:
-        if names.count(column.name) != 1:
-            times = "lacks" if column.name not in names else "has more than once"
-            raise DataError(f"The {role} table {times} column {column.name!r} of schema {schema.name!r}.")
 
 
 class Metric(ABC):
