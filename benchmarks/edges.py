@@ -36,9 +36,9 @@ from unittest import mock
 import mst_budget
 import numpy as np
 import pandas as pd
-from _common import Numbers, add_common, head, keep, line, parse, score
+from _common import Numbers, add_common, head, keep, line, load, parse, score
 from curve import mean_and_error
-from learned_domains import TABLES, load
+from learned_domains import TABLES
 from numpy.typing import NDArray
 
 import tabveil as tv
@@ -341,7 +341,7 @@ def compare_edges(arguments: argparse.Namespace) -> None:
     earlier = held(arguments.out)
     head("table", "generator", "epsilon", *arguments.methods)
     for name in arguments.tables:
-        table = load(name, Path(arguments.data))
+        table = load(name, arguments.data)
         for generator, epsilon in itertools.product(arguments.generators, arguments.epsilons):
             cells = []
             for method in arguments.methods:
@@ -443,7 +443,7 @@ def compare_bounds(arguments: argparse.Namespace) -> None:
     head("table", "epsilon", "method", "rows clipped", "worst column", "width, median", "9 in 10 below", "worst")
     rng = np.random.default_rng()
     for name, epsilon in itertools.product(arguments.tables, arguments.epsilons):
-        declared, train, _ = load(name, Path(arguments.data))
+        declared, train, _ = load(name, arguments.data)
         schema = without_bounds(declared)
         spends = tv.create("mst", epsilon=epsilon, delta=DELTA)._spends(schema)
         columns = searches(schema, train, spends)
@@ -481,13 +481,10 @@ def main() -> None:
     bounds.add_argument("--repeats", type=int, default=20)
     bounds.set_defaults(run=compare_bounds)
     for part in (edges, bounds):
-        part.add_argument("--set", nargs="*", default=[], metavar="NAME=NUMBER", help="constants of domains to change")
         part.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES))
         part.add_argument("--epsilons", nargs="+", type=float, default=[1.0])
     arguments = parser.parse_args()
-    constants = {name: float(number) for name, number in (text.split("=") for text in arguments.set)}
-    with mock.patch.dict(vars(domains), constants):
-        arguments.run(arguments)
+    arguments.run(arguments)
 
 
 if __name__ == "__main__":
