@@ -160,17 +160,18 @@ def _maximal(sizes: tuple[int, ...], cliques: Sequence[int]) -> list[int]:
     """Maximal cliques, as bits, met in eliminating attributes, the smallest table first.
 
     An attribute whose neighbours all know each other has no larger a table than any of them, so it goes before them
-    and adds no edge.
+    and adds no edge. Ties are broken by size, and weights are rounded, so that numbering attributes by size (`estimate`)
+    changes nothing.
     """
     near = [1 << a for a in range(len(sizes))]
     for clique in cliques:
         for a in _members(clique):
             near[a] |= clique
     weights = _log_sizes(sizes)
-    rank = {a: (_weight(near[a], weights), a) for a in range(len(sizes))}
+    rank = {a: (round(_weight(near[a], weights), 9), sizes[a], a) for a in range(len(sizes))}
     found: list[int] = []
     while rank:
-        a = min(rank.values())[1]
+        a = min(rank.values())[2]
         del rank[a]
         clique, bit = near[a], 1 << a
         if not any(not clique & ~other for other in found):
@@ -178,7 +179,7 @@ def _maximal(sizes: tuple[int, ...], cliques: Sequence[int]) -> list[int]:
         for b in _members(clique ^ bit):
             fresh = clique & ~near[b]
             near[b] = (near[b] | clique) ^ bit
-            rank[b] = rank[b][0] + _weight(fresh, weights) - weights[a], b
+            rank[b] = round(rank[b][0] + _weight(fresh, weights) - weights[a], 9), sizes[b], b
     return found
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from tabveil.errors import UsageError
 from tabveil.estimation import estimate, estimate_total
-from tabveil.graphical_model import GraphicalModel, Measurement, junction_tree
+from tabveil.graphical_model import GraphicalModel, Measurement, junction_tree, model_cells
 
 SIZES = (2, 3, 4, 5)
 CLIQUES = {
@@ -203,3 +203,15 @@ def test_sample_sizes_and_repeatability() -> None:
     assert model.sample(0, np.random.default_rng(0)).shape == (0, 4)
     first, second = (model.sample(500, np.random.default_rng(3)) for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+def test_a_model_is_as_large_as_was_foretold_however_attributes_are_numbered() -> None:
+    """Equal sizes and many ties: `estimate` numbers attributes by size, `model_cells` as they come."""
+    rng = np.random.default_rng(8)
+    for _ in range(200):
+        sizes = rng.choice([2, 5, 8], size=9).tolist()
+        cliques = [tuple(sorted(rng.choice(9, size=3, replace=False).tolist())) for _ in range(8)]
+        order = sorted(range(9), key=lambda a: (sizes[a], a))
+        renumbered = [tuple(sorted(order.index(a) for a in c)) for c in cliques]
+        tree = junction_tree([sizes[a] for a in order], renumbered)
+        assert tree.cells([sizes[a] for a in order]) == model_cells(sizes, cliques)

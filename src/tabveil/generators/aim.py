@@ -82,7 +82,7 @@ TRIPLE_COLUMNS = 60
 """With more columns than this, triples are made of the heaviest, those of few cells first."""
 
 CHECKED_AHEAD = 600
-"""With more candidates than this, whether they fit the model is asked again not after every choice but the more seldom
+"""With more candidates than this, whether they fit the model is asked again not before every choice but the more seldom
 the more there are; a choice that turns out not to fit leaves its step unused."""
 
 ROUND_ITERATIONS = 150
@@ -231,7 +231,11 @@ class AIM(MarginalGenerator):
         held: list[Clique],
         source: tuple[PrivateRows, Plan, range],
     ) -> list[Measurement]:
-        """Marginals chosen and counted in one round; `held` grows by them."""
+        """Marginals chosen and counted in one round; `held` grows by them.
+
+        The model may grow in proportion to the steps done, as in the paper: else the first choices would fill
+        it, and leave the last ones nothing that fits.
+        """
         rows, plan, steps = source
         if steps:
             self._tell("choosing and counting marginals", steps.start / self._steps(self.schema))
@@ -241,29 +245,24 @@ class AIM(MarginalGenerator):
         contest = self._contest(search, model, sigma)
         rows.tabulate(contest.candidates)
         open_ones = list(range(len(search.candidates)))
+        allowed = open_ones
         measured: list[Measurement] = []
         for step in steps:
+            room = self.max_model_bytes * (step + 1) / self._steps(self.schema)
             if (step - steps.start) % (1 + len(open_ones) // CHECKED_AHEAD) == 0:
-                open_ones = [i for i in open_ones if self._fits(search, held, i)]
-            if not open_ones:
-                break
-            best = rows.choose(contest, open_ones, label=_choice_label(step))
-            chosen = search.candidates[best]
-            if self._fits(search, held, best):
-                held.append(chosen)
-                counts = rows.counts([self._axes[a] for a in chosen], label=_count_label(step)).astype(float)
-                measured.append(Measurement(chosen, counts, sigma))
-                contest = _informed(contest, search.candidates, measured[-1])
-            open_ones = [i for i in open_ones if not set(search.candidates[i]) <= set(chosen)]
+                allowed = [i for i in open_ones if _bytes_with(search, held, i) <= room]
+            if allowed:
+                best = rows.choose(contest, allowed, label=_choice_label(step))
+                chosen = search.candidates[best]
+                if _bytes_with(search, held, best) <= room:
+                    held.append(chosen)
+                    counts = rows.counts([self._axes[a] for a in chosen], label=_count_label(step)).astype(float)
+                    measured.append(Measurement(chosen, counts, sigma))
+                    contest = _informed(contest, search.candidates, measured[-1])
+                inside = {i for i in open_ones if set(search.candidates[i]) <= set(chosen)}
+                open_ones, allowed = ([i for i in some if i not in inside] for some in (open_ones, allowed))
             self._tell("choosing and counting marginals", (step + 1) / self._steps(self.schema))
         return measured
-
-    def _fits(self, search: _Search, held: Sequence[Clique], candidate: int) -> bool:
-        wanted = set(search.candidates[candidate])
-        if any(wanted <= set(h) for h in held):
-            return True
-        cells = model_cells(search.sizes, [*held, search.candidates[candidate]])
-        return cells * CELL_BYTES <= self.max_model_bytes
 
     def _contest(self, search: _Search, model: GraphicalModel, sigma: float) -> Contest:
         """Every candidate with what the model expects of it, weighed."""
@@ -293,6 +292,14 @@ class AIM(MarginalGenerator):
         with ThreadPoolExecutor(THREADS) as pool:
             expected = tuple(pool.map(counted, search.candidates))
         return expected, np.array([EXPECTED_NOISE * float(np.sqrt(e * scale).sum()) for e in expected])
+
+
+def _bytes_with(search: _Search, held: Sequence[Clique], i: int) -> int:
+    """How large a model of the marginals held and candidate i is; 0 where they hold it already."""
+    wanted = search.candidates[i]
+    if any(set(wanted) <= set(h) for h in held):
+        return 0
+    return model_cells(search.sizes, [*held, wanted]) * CELL_BYTES
 
 
 def _informed(contest: Contest, candidates: Sequence[Clique], measured: Measurement) -> Contest:

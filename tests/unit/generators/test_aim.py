@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -18,7 +19,7 @@ from tabveil.estimation import estimate
 from tabveil.generators import aim
 from tabveil.generators.aim import AIM, column_weights
 from tabveil.generators.base import create, load
-from tabveil.graphical_model import Measurement
+from tabveil.graphical_model import GraphicalModel, Measurement
 from tabveil.ledger import Ledger
 from tabveil.mechanisms import Contest
 from tabveil.schema import Schema
@@ -89,6 +90,29 @@ def test_the_model_stays_within_its_bytes() -> None:
     large = fitted(frame, Schema(columns=columns), epsilon=10.0, max_model_bytes=1_000_000)
     bytes_of = [sum(p.size for p in m._fitted_model.potentials) * aim.CELL_BYTES for m in (small, large)]
     assert bytes_of[0] <= 10_000 < bytes_of[1] <= 1_000_000
+
+
+def test_the_model_grows_with_the_choices() -> None:
+    """At every choice the model is within its share of the bytes: the first do not fill it."""
+    columns = tuple(Categorical(name=f"c{i}", categories=tuple("abcdefgh")) for i in range(8))
+    rng = np.random.default_rng(2)
+    base = rng.integers(0, 8, 5_000)
+    frame = pd.DataFrame({c.name: list("abcdefgh"[(v * i) % 8] for v in base) for i, c in enumerate(columns)})
+    grown: list[tuple[int, int]] = []
+
+    class Watched(aim.AIM):
+        def _refit(self, model: GraphicalModel, measured: Sequence[Measurement], r: int) -> GraphicalModel:
+            fitted = super()._refit(model, measured, r)
+            grown.append((r, sum(p.size for p in fitted.potentials) * aim.CELL_BYTES))
+            return fitted
+
+    ledger = Ledger(":memory:")
+    ledger.open("d", epsilon=10.0, delta=1e-6)
+    made = Watched(epsilon=10.0, delta=1e-6, max_model_bytes=60_000)
+    made.fit(frame, Schema(columns=columns), ledger=ledger, dataset="d")
+    assert [r for r, _ in grown] == [0, 1, 2]
+    assert all(taken <= 60_000 * (r + 1) / 3 for r, taken in grown)
+    assert grown[-1][1] > 30_000  # and what is there is used
 
 
 def test_marginals_that_would_drown_in_noise_are_no_candidates() -> None:
