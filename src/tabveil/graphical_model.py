@@ -160,8 +160,8 @@ def _maximal(sizes: tuple[int, ...], cliques: Sequence[int]) -> list[int]:
     """Maximal cliques, as bits, met in eliminating attributes, the smallest table first.
 
     An attribute whose neighbours all know each other has no larger a table than any of them, so it goes before them
-    and adds no edge. Ties are broken by size, and weights are rounded, so that numbering attributes by size (`estimate`)
-    changes nothing.
+    and adds no edge. Ties are broken by size, and weights are rounded, so that numbering attributes by size
+    (`estimate`) changes nothing.
     """
     near = [1 << a for a in range(len(sizes))]
     for clique in cliques:
