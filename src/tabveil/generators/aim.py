@@ -233,8 +233,8 @@ class AIM(MarginalGenerator):
     ) -> list[Measurement]:
         """Marginals chosen and counted in one round; `held` grows by them.
 
-        The model may grow in proportion to the steps done, as in the paper: else the first choices would fill
-        it, and leave the last ones nothing that fits.
+        The model may grow in proportion to the steps done, as in the paper: else the first choices would fill it, and
+        leave the last ones nothing that fits.
         """
         rows, plan, steps = source
         if steps:
@@ -330,7 +330,7 @@ def per_column(epsilon: float) -> int:
     """Marginals counted for each column but one where nobody says: 1 up to epsilon 0.5, 2 at 1, 3 from 1.8.
 
     More of them, at more noise each, tell more only where noise is small; the paper anneals towards the same end by
-    what it sees (Algorithm 3).
+    what it sees.
     """
     return round(float(np.clip(2 + math.log(epsilon, 3), *PER_COLUMN)))
 
