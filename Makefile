@@ -53,7 +53,7 @@ clean:
 
 .venv/.installed-test: pyproject.toml constraints.txt | $(PYTHON)
 	@echo "Installing tabveil and its test tools into .venv (only once; a minute or a few)"
-	@$(PIP) install -c constraints.txt -e '.[demo,postgres,dev]'
+	@$(PIP) install -c constraints.txt -e '.[deep,llm,demo,postgres,dev]'
 	@touch $@
 
 $(PYTHON):

@@ -144,7 +144,7 @@ def epsilon_of(events, spent):
 
 def chain(entries):
     """(last hash, committed spends); raises ValueError where the chain is broken."""
-    last, reserved, committed = "0" * 64, {}, []
+    last, reserved, committed, unused = "0" * 64, {}, [], {}
     for number, entry in enumerate(entries):
         last = hashlib.sha256((last + entry["payload"]).encode()).hexdigest()
         data = json.loads(entry["payload"])
@@ -153,7 +153,13 @@ def chain(entries):
         if data["kind"] == "reserve":
             reserved[number] = data["spends"]
         elif data["kind"] == "commit":
-            committed += reserved.pop(data["ref"])
+            paid = reserved.pop(data["ref"])
+            committed += paid
+            unused |= {(data["ref"], s["label"]): s["count"] for s in paid}
+        elif data["kind"] == "claim":  # a charge that is worked off in parts: no part may be used twice
+            unused[data["ref"], data["label"]] -= data["count"]
+            if data["count"] < 1 or unused[data["ref"], data["label"]] < 0:
+                raise ValueError(f"entry {number} uses more than was paid for")
     return last, committed
 
 

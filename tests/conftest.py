@@ -1,19 +1,36 @@
-"""What every test runs under: a hypothesis profile, and no network but loopback."""
+"""What every test runs under: a hypothesis profile, no network but loopback, a tiny language model to tune, and one
+thread of numerical libraries a process (two processes with two threads each on two cores take nearly twice as long).
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch, and for the programs that tests start
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+import base_models
 
 settings.register_profile("ci", derandomize=True, database=None, deadline=None, max_examples=50)
 settings.register_profile(
     "nightly", deadline=None, max_examples=1000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile(os.environ.get("TABVEIL_PROFILE", "ci"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Every generator can be made without options: that of the base model is in the environment, of programs too."""
+    folder = tempfile.TemporaryDirectory(prefix="tabveil-base-model-")
+    config.add_cleanup(folder.cleanup)
+    base_models.gpt2(Path(folder.name) / "gpt2", width=16, layers=1)
+    os.environ["TABVEIL_BASE_MODEL"] = str(Path(folder.name) / "gpt2")
 
 
 class NetworkRefusedError(RuntimeError):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tabveil.generators.base import create, load
     from tabveil.ledger import Ledger
     from tabveil.pipeline import evaluate, report, synthesize
+    from tabveil.planning import plan
     from tabveil.records import Finding, PrivacyStatement, Score
     from tabveil.schema import Schema
 
@@ -36,6 +37,7 @@ __all__ = [
     "evaluate",
     "load",
     "names",
+    "plan",
     "report",
     "synthesize",
 ]
@@ -50,6 +52,7 @@ _HOMES = {
     "create": "generators.base",
     "evaluate": "pipeline",
     "load": "generators.base",
+    "plan": "planning",
     "report": "pipeline",
     "synthesize": "pipeline",
 }
@@ -73,12 +76,22 @@ def names(family: str = "generators") -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """The public name `name`, imported now; raises AttributeError for any other."""
+    """The public name `name`, or the generator whose class is called so (`tabveil.TVAE`), imported now.
+
+    Raises:
+      AttributeError: there is neither.
+      MissingDependencyError: the generator needs a package that is not installed.
+    """
     if name == "errors":
         return importlib.import_module("tabveil.errors")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tabveil' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"tabveil.{_HOMES[name]}"), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"tabveil.{_HOMES[name]}"), name)
+    plugins = {n.replace("_", ""): n for n in names()} if name[:1].isupper() else {}
+    if name.lower() in plugins:
+        kind = importlib.import_module("tabveil.generators").generators.get(plugins[name.lower()])
+        if kind.__name__ == name:
+            return kind
+    raise AttributeError(f"module 'tabveil' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

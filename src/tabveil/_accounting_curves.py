@@ -48,6 +48,12 @@ ORDERS: tuple[float, ...] = tuple(float(a) for a in DEFAULT_RDP_ORDERS)
 INTERVAL = 1e-4
 """Grid of privacy losses: 1e-4 keeps PLD within 1e-5 of the limit in ordinary cases (privacy.md, B2)."""
 
+ROUNDED = 1e-4
+"""A grid coarser than INTERVAL may add this share to the variance of all losses: about half of it to epsilon."""
+
+COARSE_INTERVAL = 3.2e-3
+"""As coarse as a grid gets by choice."""
+
 LARGEST_INTERVAL = 0.02
 """Coarser grids are not worth computing: then PLD gives no bound and RDP does."""
 
@@ -243,8 +249,10 @@ _PAIRED = (GaussianDpEvent, LaplaceDpEvent, PoissonSampledDpEvent, TruncatedSubs
 def _interval(parts: Leaves) -> float | None:
     """Grid for `parts`: INTERVAL times a power of two; None where no grid is both fine and small enough.
 
-    Finer than INTERVAL where losses are small: a grid adds at most interval^2 / 4 of variance per composition, which
-    stays below a hundredth of the loss's own. Coarser where losses are so large that the grid would not fit.
+    A grid adds at most interval^2 / 4 of variance per composition. Where Gaussians are sampled (dp-accounting takes a
+    second at INTERVAL) it is coarser while that stays below ROUNDED of the losses' own, which says nothing beside a
+    bounded loss, whose atoms a grid moves; finer where it would pass a hundredth; coarser again where losses are so
+    large that the grid would not fit. Whatever the grid, the bound holds: rounding is upwards.
     """
     likes = tuple((_like(e), n) for e, n in parts)
     second = rdp_curve(likes, [2.0])
@@ -253,8 +261,11 @@ def _interval(parts: Leaves) -> float | None:
     if second is None or whole is None or None in reaches:
         return None
     reach = max(whole.epsilon, *(r.epsilon for r in reaches if r))
-    fine = math.sqrt(0.02 * float(second[0]) / sum(n for _, n in parts))
-    power = math.floor(math.log2(min(INTERVAL, fine) / INTERVAL))
+    loss = float(second[0]) / sum(n for _, n in parts)  # its variance, for small losses
+    kinds = {type(e) for e, _ in parts}
+    sampled = PoissonSampledDpEvent in kinds and kinds <= {PoissonSampledDpEvent, GaussianDpEvent}
+    coarse = min(COARSE_INTERVAL, math.sqrt(4 * ROUNDED * loss)) if sampled else 0.0
+    power = math.floor(math.log2(max(coarse, min(INTERVAL, math.sqrt(0.02 * loss))) / INTERVAL))
     power = max(power, math.ceil(math.log2(2 * reach / MOST_POINTS / INTERVAL)))
     interval = math.ldexp(INTERVAL, power)
     return interval if interval <= LARGEST_INTERVAL else None

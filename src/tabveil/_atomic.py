@@ -74,6 +74,26 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         handle.write(data)
 
 
+def write_text_once(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` as `write_text` does unless something is there already, which stays: of several writers one wins.
+
+    Where the file system has no hard links, two at the same moment may both write, and the last one wins.
+    """
+    target = Path(path)
+    beside = target.with_name(f".tabveil-{uuid.uuid4().hex}.tmp")
+    write_text(beside, text)
+    try:
+        os.link(beside, target)
+    except FileExistsError:
+        return
+    except OSError:
+        if not target.exists():
+            os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` atomically as UTF-8 with the line ends it has; raises StorageError as `atomic_file` does."""
     write_bytes(path, text.encode())

@@ -13,9 +13,11 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import typer
@@ -87,7 +89,10 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str, float], None] | None]:
-    """A callback that draws one bar per stage on stderr; None where stderr is no terminal."""
+    """A callback that draws one bar per stage on stderr; None where stderr is no terminal.
+
+    What follows a colon in a stage's name may change while it lasts ("training: 7 steps left").
+    """
     if not sys.stderr.isatty():
         yield None
         return
@@ -99,9 +104,10 @@ def progress() -> Iterator[Callable[[str, float], None] | None]:
         tasks: dict[str, Any] = {}
 
         def show(stage: str, share: float) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=1.0)
-            bars.update(tasks[stage], completed=share)
+            name = stage.partition(":")[0]
+            if name not in tasks:
+                tasks[name] = bars.add_task(stage, total=1.0)
+            bars.update(tasks[name], completed=share, description=stage)
 
         yield show
 
@@ -157,7 +163,7 @@ def _only_our_words(debug: bool) -> Iterator[None]:
 def outcome(error: BaseException) -> tuple[int, str]:
     """Exit code and the one line for an error: its sentence and notes where it is ours, else its type alone."""
     notes = list(getattr(error, "__notes__", []))
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt) or _from_interrupt(error):
         error = InterruptedRun("Interrupted.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         error = errors.StorageError("The disk is full: nothing half-written is left behind.")
@@ -170,34 +176,74 @@ def outcome(error: BaseException) -> tuple[int, str]:
     return errors.INTERNAL_EXIT_CODE, _line([f"Internal error, {type(error).__name__}: {advice}", *notes])
 
 
+def _from_interrupt(error: BaseException) -> bool:
+    """Whether an interrupt inside a library came out as an error of the library's own, such as a lock's."""
+    found: BaseException | None = error if isinstance(error, RuntimeError) else None
+    while found is not None and not isinstance(found, KeyboardInterrupt):
+        found = found.__context__
+    return found is not None
+
+
 def _line(parts: Sequence[str]) -> str:
     return " ".join(" ".join(f"{p.strip().rstrip('.')}." for p in parts).split())
 
 
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def _one_interrupt() -> Iterator[None]:
-    """Ctrl-C and SIGTERM both interrupt once; more of them do not disturb the tidying up."""
+    """Ctrl-C and SIGTERM both interrupt once; more of them do not disturb the tidying up.
+
+    The caller's handlers, hook and timer are as before afterwards; his timer stands still meanwhile.
+    """
     try:
-        old = {s: signal.signal(s, _interrupt) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+        old = {s: signal.signal(s, _interrupt) for s in (*_INTERRUPTS, signal.SIGALRM)}
     except ValueError:  # not in the main thread: whoever called us keeps his signals
         yield
         return
+    timer = signal.setitimer(signal.ITIMER_REAL, 0)
     hook, sys.unraisablehook = sys.unraisablehook, _unraisable
     try:
         yield
     finally:
+        for number in _INTERRUPTS:
+            signal.signal(number, signal.SIG_IGN)  # one that comes now would leave this half undone
+        signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = hook
         for number, handler in old.items():
             signal.signal(number, handler)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+
+
+PATIENCE = 2.0
+"""Seconds between two looks at whether an interrupted run still tidies up or waits for a thread."""
+
+
+class _StillWaitingError(KeyboardInterrupt):
+    """The interrupt of a wait that another interrupt left without an end."""
 
 
 def _interrupt(number: int, frame: object) -> None:
-    for other in (signal.SIGINT, signal.SIGTERM):
+    for other in _INTERRUPTS:
         signal.signal(other, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, _abandon)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE, PATIENCE)
     raise KeyboardInterrupt
+
+
+def _abandon(number: int, frame: FrameType | None) -> None:
+    """Interrupt a wait for another thread once more: an interrupted run needs no answer of it, and none may ever come.
+
+    An interrupt between a condition's acquiring its lock and saying so leaves that lock held for good
+    (`threading.Condition.__enter__` is Python code), and a pool's shutdown then waits for a worker that waits for it.
+    """
+    if frame is not None and frame.f_globals.get("__name__") == threading.__name__:
+        raise _StillWaitingError
 
 
 def _unraisable(event: Any) -> None:
     """An interrupt in a destructor, where Python drops it, is tried again a moment later; the rest is not shown."""
     if event.exc_type is KeyboardInterrupt:
+        signal.signal(signal.SIGALRM, _interrupt)
         signal.setitimer(signal.ITIMER_REAL, 0.01)

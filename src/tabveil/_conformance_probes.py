@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from dp_accounting import PoissonSampledDpEvent
 from numpy.typing import NDArray
 
 from tabveil import learning
@@ -25,9 +26,10 @@ from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, 
 from tabveil.columns import Categorical, Identifier
 from tabveil.encoding import Axis, conform
 from tabveil.errors import TabveilError
-from tabveil.generators.base import Generator, create
+from tabveil.generators import base
+from tabveil.generators.base import Generator
 from tabveil.ledger import Ledger
-from tabveil.mechanisms import Contest, PrivateRows, Question
+from tabveil.mechanisms import ClippedSum, Contest, PrivateRows, Question
 from tabveil.schema import Schema
 from tabveil.tables import Table, open_table
 
@@ -71,6 +73,11 @@ class SpyTable(Table):
         yield from self._inner.chunks(columns)
 
 
+def create(name: str, **arguments: Any) -> Generator:
+    """The generator called `name`, made with the options under which a fit of it is quick."""
+    return base.create(name, **{**base.kind_of(name).quick, **arguments})
+
+
 def account(epsilon: float, delta: float) -> Ledger:
     """A fresh ledger in memory whose account "conformance" holds (epsilon, delta)."""
     ledger = Ledger(":memory:")
@@ -107,6 +114,10 @@ class _Deaf(PrivateRows):
         weights = () if contest.weights is None else (contest.weights,)
         said = b"".join(np.asarray(a).tobytes() for a in (contest.handicaps, *weights, *contest.estimates))
         return allowed[(zlib.crc32(said) + int(self._answers.integers(len(allowed)))) % len(allowed)]
+
+    def noisy_sum(self, asked: ClippedSum, *, label: str) -> NDArray[np.float64]:
+        self._take(label, PoissonSampledDpEvent)
+        return self._answers.standard_normal(asked.size)
 
     def survey(self, questions: Sequence[Question]) -> list[NDArray[np.int64]]:
         for question in questions:

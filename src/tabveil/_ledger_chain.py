@@ -1,8 +1,9 @@
 """One account's chain of entries: how it grows inside a transaction, and how it is read back and checked.
 
 Kinds of entry: "open" (the cap), "reserve" (spends, their costs, how they were admitted), "commit" and "release" (of a
-reservation), "note" (a run that promises nothing). Every payload carries the state of the account after it, so that a
-charge needs the last entry only; `replay` recomputes every state from the entries before it.
+reservation), "claim" (part of a committed charge is about to be used), "note" (a run that promises nothing). Every
+payload carries the state of the account after it, so that a charge needs the last entry only; `replay` recomputes every
+state from the entries before it.
 
 Privacy: entries hold events, labels and times; no cell of a table.
 """
@@ -37,7 +38,7 @@ from tabveil._ledger_rules import (
 )
 from tabveil._ledger_store import GENESIS, Entry, Store, canonical, chained
 from tabveil.accounting import Spend
-from tabveil.errors import BudgetExceededError, LedgerError, TabveilError, VerificationError
+from tabveil.errors import BudgetExceededError, LedgerError, TabveilError, UsageError, VerificationError
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,51 @@ class Charge:
 
 
 @dataclass(frozen=True)
+class Resumable:
+    """What lets a later process go on with a charge, once: said when it is committed.
+
+    Attributes:
+      key: 1 to 200 characters that no other charge of the account has; whoever knows it may ask for what is left.
+      labels: the spends that are marked as used in the ledger before they are used; the others cannot be resumed.
+    """
+
+    key: str
+    labels: tuple[str, ...]
+
+    def left_of(self, spends: Sequence[Spend]) -> tuple[tuple[str, int], ...]:
+        """How often each label may be claimed in all; UsageError unless each is that of exactly one of `spends`."""
+        accounting.check_label(self.key)
+        counts = [[s.count for s in spends if s.label == label] for label in self.labels]
+        if not self.labels or any(len(c) != 1 for c in counts) or len(set(self.labels)) < len(self.labels):
+            raise UsageError("What is to be resumed must be labels of single spends of the charge, each once.")
+        return tuple((label, c[0]) for label, c in zip(self.labels, counts, strict=True))
+
+
+@dataclass(frozen=True)
+class Open:
+    """A committed charge that may be resumed.
+
+    Attributes:
+      seq: the entry of its reservation.
+      key: as given.
+      left: what has not been claimed yet, label by label.
+      head: hash of its commit.
+    """
+
+    seq: int
+    key: str
+    left: tuple[tuple[str, int], ...]
+    head: str
+
+    def claimed(self, label: str, count: int) -> Open:
+        """After `count` more of `label`; VerificationError where that is more than is left."""
+        left = dict(self.left)
+        if label not in left or not 0 < count <= left[label]:
+            raise VerificationError("More of a charge was claimed than was paid for.")
+        return replace(self, left=tuple({**left, label: left[label] - count}.items()))
+
+
+@dataclass(frozen=True)
 class History:
     """What a chain says, first to last.
 
@@ -66,6 +112,7 @@ class History:
       state: after the last entry.
       charges: every reservation by its entry, whatever became of it.
       committed: the entries of those that were committed.
+      open: the committed charges that may be resumed, and what is left of each.
       notes: label and time of each run that promises nothing.
       head: hash of the last entry.
     """
@@ -75,6 +122,7 @@ class History:
     state: State = field(default_factory=State)
     charges: tuple[Charge, ...] = ()
     committed: tuple[int, ...] = ()
+    open: tuple[Open, ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
     head: str = GENESIS
 
@@ -182,7 +230,22 @@ def _covers(recorded: Costs, recomputed: Costs) -> bool:
 
 def _step_commit(history: History, data: dict[str, Any], audit: bool) -> History:
     claim = _claim(history.state, data["ref"])
-    return replace(history, state=_committed(history.state, claim), committed=(*history.committed, claim.seq))
+    state = _committed(history.state, claim)
+    after = replace(history, state=state, committed=(*history.committed, claim.seq))
+    if "resumable" not in data:
+        return after
+    asked = Resumable(data["resumable"]["key"], tuple(data["resumable"]["labels"]))
+    spends = next(c.spends for c in history.charges if c.seq == claim.seq)
+    if any(o.key == asked.key for o in history.open):
+        raise VerificationError("Two charges have one key.")
+    return replace(after, open=(*after.open, Open(claim.seq, asked.key, asked.left_of(spends), history.head)))
+
+
+def _step_claim(history: History, data: dict[str, Any], audit: bool) -> History:
+    if data["ref"] not in {o.seq for o in history.open}:
+        raise VerificationError("A claim is of no charge that may be resumed.")
+    after = (o.claimed(data["label"], data["count"]) if o.seq == data["ref"] else o for o in history.open)
+    return replace(history, open=tuple(after))
 
 
 def _step_release(history: History, data: dict[str, Any], audit: bool) -> History:
@@ -195,6 +258,7 @@ _STEPS: dict[str, Callable[[History, dict[str, Any], bool], History]] = {
     "reserve": _step_reserve,
     "commit": _step_commit,
     "release": _step_release,
+    "claim": _step_claim,
 }
 
 
@@ -309,12 +373,32 @@ class Chain:
         )
         return seq
 
-    def commit(self, seq: int) -> str:
-        """Make a reservation final; returns the hash of the commit; LedgerError where it has expired or is closed."""
+    def commit(self, seq: int, resumable: Resumable | None = None) -> str:
+        """Make a reservation final; returns the hash of the commit; LedgerError where it has expired or is closed, or
+        where another charge has the key.
+        """
         claim = _claim(self.state, seq)
         if claim.expires <= self._store.now(self._connection):
             raise LedgerError("The reservation has expired: reserve again; nothing was charged.")
-        return self.append("commit", _committed(self.state, claim), ref=seq).hash
+        fields: dict[str, Any] = {}
+        if resumable is not None:
+            self._check_resumable(seq, resumable)
+            fields = {"resumable": {"key": resumable.key, "labels": list(resumable.labels)}}
+        return self.append("commit", _committed(self.state, claim), ref=seq, **fields).hash
+
+    def _check_resumable(self, seq: int, resumable: Resumable) -> None:
+        history = self._history()
+        resumable.left_of(next(c.spends for c in history.charges if c.seq == seq))
+        if any(o.key == resumable.key for o in history.open):
+            raise LedgerError("A charge of this account has the same key already: resume it, or take another key.")
+
+    def claim(self, seq: int, label: str, count: int) -> int:
+        """Mark up to `count` uses of `label` of a committed charge as used; returns how many were left to be marked."""
+        charge = next((o for o in self._history().open if o.seq == seq), None)
+        granted = min(count, 0 if charge is None else dict(charge.left).get(label, 0))
+        if granted > 0:
+            self.append("claim", self.state, ref=seq, label=label, count=granted)
+        return granted
 
     def release(self, seq: int, *, reason: str) -> None:
         """Give a reservation back; nothing happens where it is closed already."""

@@ -39,6 +39,8 @@ HEADER = """\
 #         privacy_unit        the identifier column that names a person, with
 #         max_rows_per_unit   how many of a person's rows count at most; without both, one row is protected
 #         target              the column analysts predict
+#         quasi_identifiers   columns that others may know of a person; for the audit only, as is
+#         sensitive           columns that nobody is to learn of a person
 #         learn_share         share of each fit's budget for what columns with `learn: true` leave out
 #         draft, approved_by, approved_on     a draft is refused by every private fit until a person approves it
 # Column: name, kind, and by kind

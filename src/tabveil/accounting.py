@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Literal
 
-from dp_accounting import NonPrivateDpEvent
+from dp_accounting import NonPrivateDpEvent, PoissonSampledDpEvent
 
 from tabveil._accounting_curves import (
     INTERVAL,
@@ -156,12 +156,20 @@ def _bounds(parts: Leaves, delta: float) -> tuple[Bound, ...]:
     pure = pure_total(parts)
     found = [] if pure is None else [Bound("basic", float_up(pure), delta)]
     if delta > 0:
-        found += [b for b in (pld_bound(parts, delta), rdp_bound(parts, delta)) if b is not None]
+        found += [b for b in (pld_bound(parts, delta), _renyi(parts, delta)) if b is not None]
     elif pure is None:
         found = [Bound("basic", math.inf, delta)]
     if not found:
         raise UsageError("No accountant can price these events at this delta.")
     return tuple(sorted(found, key=lambda b: b.epsilon))
+
+
+def _renyi(parts: Leaves, delta: float) -> Bound | None:
+    """The Rényi bound, or the one that leaves sampling out of account where that is smaller: at tiny epsilons, which
+    the orders of sampled events do not reach.
+    """
+    found = [b for b in (rdp_bound(p, delta) for p in {parts, _unsampled(parts)}) if b is not None]
+    return min(found, key=lambda b: b.epsilon, default=None)
 
 
 def epsilon(event: DpEvent, delta: float) -> float:
@@ -325,12 +333,30 @@ def _cheap(event: DpEvent, delta: float) -> float:
     basic = math.inf if pure is None else float_up(pure)
     if delta == 0:
         return basic
+    found = [b for b in (_line_bound(parts, delta), _line_bound(_unsampled(parts), delta)) if b is not None]
+    if not found and pure is None:
+        return _bounds(parts, delta)[0].epsilon
+    return min(basic, *(b.epsilon for b in found)) if found else basic
+
+
+def _line_bound(parts: Leaves, delta: float) -> Bound | None:
+    """The Rényi bound from a few orders and, where the curves are lines, the best one."""
     line = line_total(parts)
     orders = _FEW_ORDERS if line is None else (*_FEW_ORDERS, best_order(float_up(line[1]), delta))
-    rdp = rdp_bound(parts, delta, orders)
-    if rdp is None and pure is None:
-        return _bounds(parts, delta)[0].epsilon
-    return basic if rdp is None else min(basic, rdp.epsilon)
+    return rdp_bound(parts, delta, orders)
+
+
+def _unsampled(parts: Leaves) -> Leaves:
+    """`parts` as if every unit took part in each of them: with Poisson sampling a Rényi divergence is at most that of
+    the mechanism itself, in both directions.
+
+    Let S be the drawn units besides the one that is added, P_S the law of the answer without it and Q_S with it. The
+    answers of two neighbours are mixtures over S, with the same weights, of P_S and of (1 - q) P_S + q Q_S. Rényi
+    divergence of an order is jointly quasi-convex (van Erven & Harremoës 2014, Theorem 13): that of two mixtures is at
+    most the greatest between parts, so at most that of (1 - q) P_S + q Q_S and P_S, and that at most the greater of
+    D(P_S, P_S) = 0 and D(Q_S, P_S); the other way around alike. Both are within the mechanism's own curve.
+    """
+    return tuple((e.event if isinstance(e, PoissonSampledDpEvent) else e, times) for e, times in parts)
 
 
 _FEW_ORDERS = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0, 256.0)

@@ -38,6 +38,17 @@ LedgerPlace = Annotated[
     str | None,
     typer.Option("--ledger", "-l", metavar="LEDGER", envvar="TABVEIL_LEDGER", help="A ledger file, or its URL."),
 ]
+Epsilon = Annotated[
+    float,
+    typer.Option("--epsilon", "-e", help="Privacy budget, above 0; 'inf' says aloud that nothing is private."),
+]
+Delta = Annotated[
+    float | None, typer.Option("--delta", "-d", help="0, or well below 1 / rows; asked for unless epsilon is inf.")
+]
+GeneratorName = Annotated[str, typer.Option("--generator", "-g", help="See `tabveil generators`.")]
+GeneratorOptions = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the generator; may be repeated.")
+]
 Seed = Annotated[int | None, typer.Option("--random-state", help="Repeats sampling; never privacy noise.")]
 Holdout = Annotated[str | None, typer.Option(metavar="TABLE", help="Real rows that the fit does not see.")]
 Rows = Annotated[int | None, typer.Option("--rows", "-n", help="Synthetic rows; as many as the real table by default.")]
@@ -79,23 +90,51 @@ def demo(
 
 
 @app.command()
+def plan(
+    schema: SchemaFile,
+    epsilon: Epsilon,
+    delta: Delta = None,
+    generator: GeneratorName = "mst",
+    option: GeneratorOptions = None,
+    rows: Annotated[
+        int | None,
+        typer.Option("--rows", "-n", help="A publicly known or assumed row count, where the schema has none."),
+    ] = None,
+    timed: Annotated[
+        bool, typer.Option("--time/--no-time", help="Measure a few steps on made-up rows; takes some seconds.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Say what a fit would cost and take, and whether epsilon is enough to learn from. Opens no table."""
+    from tabveil import planning
+    from tabveil._cli_plan import shown
+    from tabveil.pipeline import as_schema
+
+    with progress() as show:
+        forecast = planning.plan(
+            as_schema(schema),
+            generator=generator,
+            epsilon=epsilon,
+            delta=delta,
+            rows=rows,
+            timed=timed,
+            progress=show,
+            options=_options(option or ()),
+        )
+    answer(forecast.to_dict(), shown(forecast), as_json=as_json)
+
+
+@app.command()
 def synthesize(
     table: TableSource,
     schema: SchemaFile,
-    epsilon: Annotated[
-        float,
-        typer.Option("--epsilon", "-e", help="Privacy budget, above 0; 'inf' says aloud that nothing is private."),
-    ],
+    epsilon: Epsilon,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="The release; must not exist yet.")],
-    delta: Annotated[
-        float | None, typer.Option("--delta", "-d", help="0, or well below 1 / rows; asked for unless epsilon is inf.")
-    ] = None,
+    delta: Delta = None,
     ledger: LedgerPlace = None,
     dataset: Annotated[str | None, typer.Option(help="The account that pays.")] = None,
-    generator: Annotated[str, typer.Option("--generator", "-g", help="See `tabveil generators`.")] = "mst",
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the generator; may be repeated.")
-    ] = None,
+    generator: GeneratorName = "mst",
+    option: GeneratorOptions = None,
     rows: Rows = None,
     holdout: Holdout = None,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Measure utility into FOLDER-internal.")] = False,

@@ -18,7 +18,7 @@ from tabveil.columns import Categorical, Column
 from tabveil.encoding import encode, given, refusal, size
 from tabveil.errors import DataError, UnchargedError
 from tabveil.generators.base import Progress
-from tabveil.ledger import Ledger, Receipt, Reservation
+from tabveil.ledger import Ledger, Receipt, Reservation, Resumable
 from tabveil.schema import Schema
 from tabveil.tables import open_table
 
@@ -83,12 +83,14 @@ class Payer(Ledger):
         self._reservation, self._spends = reservation, spends
         self._charged: bool | None = False
 
-    def charge(self, dataset: str, spends: DpEvent | Iterable[Spend], *, label: str) -> Receipt:
+    def charge(
+        self, dataset: str, spends: DpEvent | Iterable[Spend], *, label: str, resumable: Resumable | None = None
+    ) -> Receipt:
         """Commit the reservation; raises UnchargedError where it was made for something else."""
         if isinstance(spends, DpEvent) or tuple(spends) != self._spends:
             raise UnchargedError(f"What {label!r} asks for is not what was reserved.")
         self._charged = None
-        receipt = self._reservation.commit()
+        receipt = self._reservation.commit(resumable=resumable)
         self._charged = True
         return receipt
 

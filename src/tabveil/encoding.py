@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tabveil._alias import Alias
 from tabveil.columns import (
     FARTHEST,
     Boolean,
@@ -598,29 +599,20 @@ class Axis:
 
     def draw(self, cells: Codes, rng: np.random.Generator) -> Codes:
         """Codes drawn for `cells`, shape (rows,): a leaf by weight, then evenly within the leaf."""
-        leaf = self._draw_leaf(cells, rng)
-        codes = np.append(self.edges[:-1], size(self.column))[leaf]
-        widths = np.append(np.diff(self.edges), 1)[leaf]
-        wide = widths > 1
-        if wide.any():
-            codes[wide] += rng.integers(0, widths[wide])
+        alias, starts, widths = self._table
+        leaf = alias.draw(cells, rng)
+        codes = starts[leaf]
+        if (widths > 1).any():
+            width = widths[leaf]
+            wide = np.flatnonzero(width > 1)
+            codes[wide] += rng.integers(0, width[wide])
         return codes
 
-    def _draw_leaf(self, cells: Codes, rng: np.random.Generator) -> NDArray[np.int64]:
-        order, ends, first = self._table
-        lone = (np.diff(first) == 1)[cells]
-        leaf = order[first[cells]]
-        if not lone.all():
-            some = cells[~lone]
-            low, high = np.append(0.0, ends)[first[some]], ends[first[some + 1] - 1]
-            spot = np.searchsorted(ends, low + (high - low) * rng.random(len(some)), side="right")
-            leaf[~lone] = order[np.clip(spot, first[some], first[some + 1] - 1)]
-        return leaf
-
     @cached_property
-    def _table(self) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
-        """Leaves sorted by cell, running sum of their shares, and where each cell starts."""
+    def _table(self) -> tuple[Alias, NDArray[np.int64], NDArray[np.int64]]:
+        """Of leaves sorted by cell: how they are drawn, their first code, and their number of codes."""
         order = np.argsort(self.cell, kind="stable")
         order = order[np.searchsorted(self.cell[order], 0) :]
-        first = np.searchsorted(self.cell[order], np.arange(self.size + 1))
-        return order, np.cumsum(self.shares[order]), first
+        ends = np.searchsorted(self.cell[order], np.arange(self.size + 1))
+        starts, widths = np.append(self.edges[:-1], size(self.column)), np.append(np.diff(self.edges), 1)
+        return Alias.of(self.shares[order], ends), starts[order], widths[order]

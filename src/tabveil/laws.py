@@ -10,8 +10,9 @@ Privacy: post-processing of a fitted model. Nothing here sees a private row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -72,6 +73,10 @@ class Law:
     def chance(self, i: int, evidence: Floats) -> float:
         """Probability of what is known of column i, whose probability given each cell is `evidence`."""
         return float(self.model.marginal((i,)) @ evidence) / self.model.total
+
+    def cell_shares(self, i: int) -> Floats:
+        """How likely each cell of column i is, shape (cells,)."""
+        return np.asarray(self.model.marginal((i,)) / self.model.total)
 
     def _factors(self, axes: Sequence[Axis]) -> list[Factor]:
         """The rules' weights of cells under `axes`, which may lack the last cells of the model's."""
@@ -199,6 +204,83 @@ class Law:
         return self.rules.around(self.rules.given(self.axes, cells, known, rng), known)
 
 
+def restricted(
+    axes: Sequence[Axis], evidence: Mapping[int, Floats], allowed: Mapping[str, CodeSet]
+) -> tuple[tuple[Axis, ...], dict[int, Floats]]:
+    """Axes cut down to codes that are all `allowed`, and by position how likely each cell of these columns is to show
+    one, times the `evidence` there was, as wide as that or as the axis was before.
+
+    Raises:
+      UsageError: no cell of a column shows what it allows.
+    """
+    cut, found = list(axes), dict(evidence)
+    for name, codes in allowed.items():
+        i = next(i for i, a in enumerate(axes) if a.column.name == name)
+        width = len(found[i]) if i in found else cut[i].size
+        cut[i], shares = cut[i].restricted(codes)
+        wide = np.pad(shares, (0, width - len(shares)))
+        found[i] = found[i] * wide if i in found else wide
+        if not found[i].any():
+            raise UsageError(
+                f"Column {name!r}, in a condition: the model never draws what it allows; it holds "
+                f"{may_hold(cut[i].column)}."
+            )
+    return tuple(cut), found
+
+
+def too_few(names: Iterable[str], found: int, tried: int) -> UsageError:
+    """What is said where a search for rows that obey conditions on `names` reaches its bound."""
+    return UsageError(
+        f"Only {found} of {tried} rows that the model drew meet the conditions on {', '.join(map(repr, names))} "
+        "together, too few for what is asked: widen the conditions, ask for fewer rows, or use a generator that need "
+        "not search, such as aim."
+    )
+
+
+def not_missing(axes: Sequence[Axis]) -> dict[str, CodeSet]:
+    """The condition that no column is missing, of those of which some cell holds a value."""
+    present = {a.column.name: CodeSet.of([(0, size(a.column))]) for a in axes}
+    return {a.column.name: present[a.column.name] for a in axes if a.restricted(present[a.column.name])[1].any()}
+
+
+class Celled(Protocol):
+    """A law of rows by way of cells."""
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """One per column; those under a condition may lack the last cells of the law's."""
+
+    def place(self, name: str) -> int:
+        """Position of the column called `name`."""
+
+    def cell_shares(self, i: int) -> Floats:
+        """How likely each cell of column i is, shape (cells,)."""
+
+
+class Searched(Celled, Protocol):
+    """One whose rows under conditions are drawn by `given`."""
+
+    def given(self, allowed: Mapping[str, CodeSet]) -> Self:
+        """The law of rows whose codes are all `allowed`."""
+
+    def sample(self, rows: int, rng: np.random.Generator) -> dict[str, Codes]:
+        """Codes of `rows` rows."""
+
+
+def balanced(law: Searched, balance: Balance, rows: int, rng: np.random.Generator) -> tuple[dict[str, Codes], Floats]:
+    """Rows with the shares that `balance` asks for, by quota, each group drawn under the condition that it is this one;
+    and the law's own shares.
+    """
+    split = Split.of(law, balance)
+    group = split.quotas(rows, rng)
+    codes = {a.column.name: np.empty(rows, dtype=np.int64) for a in law.axes}
+    for number in np.unique(group).tolist():
+        at = np.flatnonzero(group == number)
+        for name, found in law.given({balance.column: balance.groups[number]}).sample(len(at), rng).items():
+            codes[name][at] = found
+    return codes, split.model
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """A label's groups of values under a law, and the shares they shall have.
@@ -214,11 +296,11 @@ class Split:
     shares: Floats
 
     @classmethod
-    def of(cls, law: Law, balance: Balance) -> Split:
+    def of(cls, law: Celled, balance: Balance) -> Split:
         """Raises UsageError where the model never draws a group that shall have a share."""
         i = law.place(balance.column)
         parts = [law.axes[i].restricted(group) for group in balance.groups]
-        chances = np.array([law.model.marginal((i,)) * evidence for _, evidence in parts]) / law.model.total
+        chances = np.array([law.cell_shares(i)[: len(evidence)] * evidence for _, evidence in parts])
         able = chances.sum(axis=1) > NEVER
         shares = able / max(able.sum(), 1) if balance.shares is None else np.asarray(balance.shares)
         if not able.any() or (shares[~able] > 0).any():

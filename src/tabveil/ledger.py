@@ -15,8 +15,9 @@ Privacy: the ledger sees events, labels and times, never a table. A refused char
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +28,7 @@ import sqlalchemy as sa
 from dp_accounting import NonPrivateDpEvent, ZCDpEvent
 
 from tabveil import accounting
-from tabveil._ledger_chain import Chain, History, replay
+from tabveil._ledger_chain import Chain, History, Resumable, replay
 from tabveil._ledger_rules import Cap, State
 from tabveil._ledger_statement import ADAPTIVE_THEOREM, recipe_of, statement_of
 from tabveil._ledger_store import Store
@@ -35,7 +36,7 @@ from tabveil.accounting import DpEvent, Spend, check_label
 from tabveil.errors import LedgerError, TabveilError, UnchargedError, UsageError, VerificationError
 from tabveil.records import PrivacyStatement
 
-__all__ = ["ADAPTIVE_THEOREM", "EXPIRY_SECONDS", "FORMAT", "Ledger", "Receipt", "Reservation"]
+__all__ = ["ADAPTIVE_THEOREM", "EXPIRY_SECONDS", "FORMAT", "Ledger", "Receipt", "Reservation", "Resumable"]
 
 EXPIRY_SECONDS = 3600
 """A reservation that is neither committed nor released counts as spent for this long, then is released."""
@@ -64,6 +65,12 @@ class Receipt:
         self._left = [s.count for s in self.spends]
         self._pools = [_pool(s) for s in self.spends]
         self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    def _check_process(self) -> None:
+        """Raise UnchargedError in a forked process: it holds a copy of the receipt, which would pay a second time."""
+        if os.getpid() != self._process:
+            raise UnchargedError("A receipt pays in the process that charged it: charge, or resume, in this one.")
 
     @classmethod
     def uncharged(cls, spends: Iterable[Spend] = ()) -> Receipt:
@@ -79,6 +86,7 @@ class Receipt:
         Raises:
           UnchargedError: nothing of that label was charged, or it was taken as often as it was charged.
         """
+        self._check_process()
         with self._lock:
             for i, spend in enumerate(self.spends):
                 if spend.label == label and self._left[i] > 0:
@@ -102,6 +110,7 @@ class Receipt:
         Raises:
           UnchargedError: no such pool, too little left in it, or an event without a zCDP cost.
         """
+        self._check_process()
         try:
             cost = accounting.zcdp(event).value
         except UsageError as error:
@@ -114,6 +123,15 @@ class Receipt:
                     self._left[i] = 0
                     return event
         raise UnchargedError(f"The pool charged for {label!r} does not cover this event.")
+
+    def claim(self, label: str, count: int) -> int:
+        """How many of the next `count` uses of `label` may be taken: fewer where fewer are left, 0 where none is.
+
+        Of a charge that may be resumed they are durably marked as used in the ledger before this returns.
+        """
+        self._check_process()
+        with self._lock:
+            return min(count, sum(n for s, n in zip(self.spends, self._left, strict=True) if s.label == label))
 
     def __copy__(self) -> NoReturn:
         raise TypeError("A receipt cannot be copied: the copy would pay a second time.")
@@ -130,11 +148,59 @@ class _Uncharged(Receipt):
         event: DpEvent = NonPrivateDpEvent()
         return event
 
+    def claim(self, label: str, count: int) -> int:
+        return count
+
     def require(self) -> None:
         return
 
     def take_from(self, label: str, event: DpEvent) -> DpEvent:
         return self.take(label)
+
+
+class _Claimed(Receipt):
+    """The receipt of a charge that may be resumed: some labels are marked as used in the ledger before they are taken.
+
+    However often the charge is resumed, from whatever copy of a checkpoint, by however many processes at once: the
+    ledger marks each use once, in one serialised transaction, so that all of them together never use more than was
+    paid for.
+    """
+
+    def __init__(self, ledger: Ledger, paid: Receipt, *, seq: int, labels: Sequence[str], resumed: bool) -> None:
+        super().__init__(paid.spends, dataset=paid.dataset, head=paid.head)
+        self._ledger, self._seq, self._labels = ledger, seq, frozenset(labels)
+        shut = _shut(self.spends, self._labels, resumed=resumed)
+        self._left = [0 if s else n for s, n in zip(shut, self._left, strict=True)]
+        self._pools = [None if s else p for s, p in zip(shut, self._pools, strict=True)]
+
+    def claim(self, label: str, count: int) -> int:
+        if label not in self._labels:
+            return super().claim(label, count)
+        self._check_process()
+        position = next(i for i, s in enumerate(self.spends) if s.label == label)
+        with self._lock:
+            missing = count - self._left[position]
+            if missing > 0:
+                self._left[position] += self._ledger._claim(str(self.dataset), self._seq, (label, missing))
+            return min(count, self._left[position])
+
+    def take(self, label: str) -> DpEvent:
+        self.claim(label, 1)
+        return super().take(label)
+
+    def require(self) -> None:
+        with self._lock:
+            if any(self._left) or any(self._pools):
+                return
+        if not any(self.claim(label, 1) for label in sorted(self._labels)):
+            super().require()
+
+
+def _shut(spends: Iterable[Spend], labels: Collection[str], *, resumed: bool) -> list[bool]:
+    """Which spends are not to be taken as they are: those to be claimed first, and in a resumed charge all others too,
+    since the process that charged may have taken them.
+    """
+    return [resumed or s.label in labels for s in spends]
 
 
 def _pool(spend: Spend) -> Fraction | None:
@@ -156,8 +222,8 @@ class Reservation:
         self._seq = self._ledger._reserve(self._dataset, self._spends, self._label)
         return self
 
-    def commit(self) -> Receipt:
-        """Make the charge final and get the right to run it.
+    def commit(self, *, resumable: Resumable | None = None) -> Receipt:
+        """Make the charge final and get the right to run it; `resumable` as for `Ledger.charge`.
 
         Raises:
           LedgerError: outside its `with` block, committed before, or expired and released meanwhile.
@@ -165,9 +231,9 @@ class Reservation:
         if self._seq is None:
             raise LedgerError("Only an open reservation can be committed: use it in a with block, once.")
         with self._ledger._writing(self._dataset) as chain:
-            head = chain.commit(self._seq)
-        self._seq = None
-        return Receipt(self._spends, dataset=self._dataset, head=head)
+            head = chain.commit(self._seq, resumable)
+        seq, self._seq = self._seq, None
+        return self._ledger._receipt(Receipt(self._spends, dataset=self._dataset, head=head), seq, resumable)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         seq, self._seq = self._seq, None
@@ -252,13 +318,50 @@ class Ledger:
             raise UsageError("A charge needs an event or at least one Spend.")
         return Reservation(self, check_label(dataset), listed, check_label(label))
 
-    def charge(self, dataset: str, spends: DpEvent | Iterable[Spend], *, label: str) -> Receipt:
-        """Reserve and commit at once; arguments and errors as for `reserve`. Nothing may be read before it returns."""
+    def charge(
+        self, dataset: str, spends: DpEvent | Iterable[Spend], *, label: str, resumable: Resumable | None = None
+    ) -> Receipt:
+        """Reserve and commit at once; arguments and errors as for `reserve`. Nothing may be read before it returns.
+
+        Args:
+          dataset: as for `reserve`.
+          spends: as for `reserve`.
+          label: as for `reserve`.
+          resumable: lets `resume` go on with the charge after this process is gone. Its labels cost one entry of the
+            ledger each time they are claimed (`Receipt.claim`).
+
+        Raises:
+          LedgerError: also where another charge of the account has the same key.
+        """
         asked = self.reserve(dataset, spends, label=label)._spends
         self._price(dataset, asked)
         with self._writing(dataset) as chain:
-            head = chain.commit(chain.reserve(asked, label=label, seconds=self._expiry))
-        return Receipt(asked, dataset=dataset, head=head)
+            seq = chain.reserve(asked, label=label, seconds=self._expiry)
+            head = chain.commit(seq, resumable)
+        return self._receipt(Receipt(asked, dataset=dataset, head=head), seq, resumable)
+
+    def resume(self, dataset: str, key: str) -> Receipt:
+        """A receipt for what no process has claimed yet of the resumable labels of an earlier charge: costs nothing.
+
+        Raises:
+          LedgerError: the account has no charge of that key.
+        """
+        history = self._history(dataset)
+        found = next((o for o in history.open if o.key == key), None)
+        if found is None:
+            raise LedgerError(f"The account {dataset!r} has no charge to be resumed under this key.")
+        spends = next(c.spends for c in history.charges if c.seq == found.seq)
+        paid = Receipt(spends, dataset=dataset, head=found.head)
+        return _Claimed(self, paid, seq=found.seq, labels=[label for label, _ in found.left], resumed=True)
+
+    def _receipt(self, paid: Receipt, seq: int, resumable: Resumable | None) -> Receipt:
+        if resumable is None:
+            return paid
+        return _Claimed(self, paid, seq=seq, labels=resumable.labels, resumed=False)
+
+    def _claim(self, dataset: str, seq: int, asked: tuple[str, int]) -> int:
+        with self._writing(dataset) as chain:
+            return chain.claim(seq, *asked)
 
     def record(self, dataset: str, *, label: str) -> str:
         """Note a run that promises nothing (epsilon inf); returns the note's hash.

@@ -1,4 +1,4 @@
-"""The only file that reads private rows for counts and choices: charge, read, noise, in one call.
+"""The only file that reads private rows: charge, read, noise, in one call.
 
 `PrivateRows` stands between a fit and its table. Each of its methods first takes an already committed event from the
 receipt (nothing is read before that), then reads, then adds noise of exactly the size that event says: what runs and
@@ -13,6 +13,10 @@ cell is the worst case) and noise of standard deviation sigma costs rho = k^2 / 
 Steinke 2020, Theorem 14). Categories are counted with such noise where they occur and released above a threshold that
 no category of one unit alone passes but with the probability delta that is charged beside the noise. A choice scores
 candidates by L1 distances that one unit moves by at most k each. Counts are unbiased and are not clipped (trap A18).
+A clipped sum over a Poisson sample draws every unit by a coin of its own; a unit's kept rows, at most k, come together
+as one vector no longer than the clip, so that adding or removing the unit moves the sum by at most the clip and no
+factor k is owed (Abadi et al. 2016; Mironov, Talwar, Zhang 2019). Sum and noise are whole multiples of one grid, and
+the noise covers what rounding to the grid may add to that distance (trap A13).
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +34,7 @@ from typing import Any
 import numpy as np
 import opendp.prelude as dp
 import pandas as pd
-from dp_accounting import ComposedDpEvent, DpEvent, NonPrivateDpEvent
+from dp_accounting import ComposedDpEvent, DpEvent, GaussianDpEvent, NonPrivateDpEvent, PoissonSampledDpEvent
 from numpy.typing import NDArray
 from scipy import special
 
@@ -42,9 +47,18 @@ from tabveil.accounting import (
 )
 from tabveil.columns import Categorical, Column, writable
 from tabveil.encoding import Axis, Codes, Floats, encode, numbered, size, texts_of, texts_to_learn
-from tabveil.errors import DataError, UnchargedError
+from tabveil.errors import DataError, UnchargedError, UsageError
 from tabveil.ledger import Receipt
-from tabveil.samplers import MAX_SIGMA, MIN_SIGMA, Words, discrete_gaussian, representable, system_bits
+from tabveil.samplers import (
+    MAX_SIGMA,
+    MIN_SIGMA,
+    Words,
+    bernoulli,
+    discrete_gaussian,
+    gaussian,
+    representable,
+    system_bits,
+)
 from tabveil.schema import Schema
 from tabveil.tables import Table, open_table
 
@@ -58,6 +72,9 @@ MOST_EXPECTED = 2.0**44
 
 OPENDP_CELLS = 512
 """Vectors longer than this are drawn by `samplers`, which takes a tenth of OpenDP's time per cell."""
+
+GRID_BITS = 24
+"""A clipped sum and its noise are rounded to a grid of 2^-GRID_BITS standard deviations of the noise, or finer."""
 
 _WEIGHTS = 2**20
 """The weights of a choice are whole numbers over this."""
@@ -107,6 +124,11 @@ def noise_is_seeded() -> bool:
 def _bits(count: int) -> Words:
     generator = _seed.get()
     return system_bits(count) if generator is None else generator.integers(0, 2**64, count, dtype=np.uint64)
+
+
+def secret_words(count: int) -> Words:
+    """Words of the operating system's entropy, 64 bits each, as the noise is drawn from; never to be shown or kept."""
+    return _bits(count)
 
 
 def gaussian_noise(cells: int, event: DiscreteGaussianDpEvent) -> NDArray[np.int64]:
@@ -218,6 +240,27 @@ class Question:
     label: str
 
 
+@dataclass(frozen=True, eq=False)
+class ClippedSum:
+    """A sum of vectors over a Poisson sample of units.
+
+    Attributes:
+      rate: the chance of each unit to be drawn, in (0, 1].
+      clip: the longest vector, in L2 norm, above 0; inf where nothing is private.
+      size: coordinates of a vector.
+      most_units: units handed over at a time, for memory alone: the sum does not depend on it.
+      total: gives the sum over the units it is handed, shape (size,), finite. Its arguments are the codes of their
+        rows, shape (rows, columns), columns as `schema.modelled`, and for each row the position of its unit, from 0,
+        rising. Each unit's vector must be a function of that unit's rows alone, no longer than `clip`.
+    """
+
+    rate: float
+    clip: float
+    size: int
+    most_units: int
+    total: Callable[[NDArray[np.int64], NDArray[np.int64]], Floats]
+
+
 class PrivateRows:
     """Private rows behind a receipt.
 
@@ -237,6 +280,8 @@ class PrivateRows:
         self._known: Counted = {}
         self._scores: dict[int, tuple[Contest, NDArray[np.int64]]] = {}
         self._kept: NDArray[np.bool_] | None = None
+        self._owners: NDArray[np.int64] | None = None
+        self._sampled: _UnitRows | None = None
 
     def __repr__(self) -> str:
         return f"PrivateRows({self._schema.name!r})"
@@ -284,6 +329,69 @@ class PrivateRows:
         if isinstance(event, ExponentialMechanismDpEvent):
             return allowed[noisy_argmax(scores, self._schema.contributions * FIXED_POINT, event)]
         return allowed[int(scores.argmax())]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many codes each modelled column has, missing ones included: public."""
+        return tuple(size(c) + c.nullable for c in self._schema.modelled)
+
+    def claim(self, label: str, count: int) -> int:
+        """`Receipt.claim`: how many of the next `count` answers under `label` there will be; reads no row."""
+        return self._receipt.claim(label, count)
+
+    def noisy_sum(self, asked: ClippedSum, *, label: str) -> Floats:
+        """The clipped sum over a fresh Poisson sample of units, plus noise as charged; shape (size,).
+
+        An empty sample gives noise alone. The sample is as large as the coins make it: nothing caps it, and its size
+        is told to nobody. Where nothing is private (epsilon inf) the sum is exact.
+
+        Raises:
+          UnchargedError: the receipt does not cover `label`, or covers another rate.
+          DataError: the table's codes take more than MEMORY.
+
+        Privacy: one Poisson-sampled Gaussian event. Each unit is drawn with `rate` by a coin of its own from the
+          operating system's entropy; one unit moves the sum by at most `clip` in L2 norm and, once both are rounded
+          to the grid, by at most `clip` + grid * sqrt(size), which is what the noise is `noise_multiplier` times of.
+        """
+        event = self._take(label, PoissonSampledDpEvent)
+        noise = self._noise_of(event, asked, label)
+        units = self._in_units()
+        total = np.zeros(asked.size)
+        for codes, owners in units.drawn(asked):
+            total += _vector(asked.total(codes, owners), asked.size)
+        return total if noise is None else noise.added_to(total)
+
+    def _noise_of(self, event: DpEvent, asked: ClippedSum, label: str) -> _RoundedNoise | None:
+        """The charged noise, drawn meanwhile by another thread unless a test has seeded it; None where nothing is
+        private.
+        """
+        if isinstance(event, NonPrivateDpEvent):
+            if asked.clip < math.inf:
+                raise UnchargedError(f"{label!r} is clipped as a private sum is, but nothing was charged for it.")
+            return None
+        inner = event.event if isinstance(event, PoissonSampledDpEvent) else None
+        if not isinstance(inner, GaussianDpEvent) or event.sampling_probability != asked.rate:
+            raise UnchargedError(f"{label!r} was charged for another rate or noise than this sum has.")
+        deviation, grid = deviation_and_grid(float(inner.noise_multiplier), asked)
+        if noise_is_seeded():
+            return _RoundedNoise(grid, rounded_noise(asked.size, deviation / grid))
+        return _RoundedNoise(grid, self._thread.submit(rounded_noise, asked.size, deviation / grid))
+
+    @functools.cached_property
+    def _thread(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, thread_name_prefix="tabveil-noise")
+
+    def _in_units(self) -> _UnitRows:
+        """All codes in memory, the rows of each unit together; read once."""
+        if self._sampled is None:
+            codes = self._read()
+            if codes is None:
+                raise DataError(
+                    f"The table's codes take more than {MEMORY // 2**20} MiB, and training keeps them in memory: use "
+                    "fewer rows, or a generator that reads the table in passes, such as mst."
+                )
+            self._sampled = _UnitRows.of([codes[c.name] for c in self._schema.modelled], self._owners)
+        return self._sampled
 
     def forget(self, axes: Sequence[Axis]) -> None:
         """Drop what is kept of `axes`, which are not asked for again: cells, and counts of marginals with them."""
@@ -418,6 +526,7 @@ class PrivateRows:
             self._kept = _bounded(np.concatenate(units), self._schema.contributions)
         self._require_unchanged(rows)
         kept = self._kept
+        self._owners = numbered(np.concatenate(units))[0][kept] if unit else None
         return codes if kept is None else {name: c[kept] for name, c in codes.items()}
 
     # ------------------------------------------------------------------- before bounds and categories are known
@@ -459,7 +568,7 @@ class PrivateRows:
     def under(self, schema: Schema) -> PrivateRows:
         """The same rows, the same ones of each unit, under the schema that was learned from them."""
         rows = copy.copy(self)
-        rows._schema = schema
+        rows._schema, rows._sampled = schema, None
         return rows
 
     def _take_selection(self, label: str) -> tuple[DiscreteGaussianDpEvent, DeltaDpEvent] | None:
@@ -583,6 +692,92 @@ def counting_event(amount: float, contributions: int, *, pure: bool) -> DpEvent:
     sigma = contributions / math.sqrt(2 * amount)
     drawn_exactly = representable(sigma) if MIN_SIGMA <= sigma <= MAX_SIGMA else sigma
     return DiscreteGaussianDpEvent(drawn_exactly, contributions)
+
+
+def _vector(part: Floats, size: int) -> Floats:
+    """`part` where it is finite, zero elsewhere.
+
+    Raises:
+      UsageError: another shape than (size,): broadcast, one coordinate's clip would become every coordinate's.
+    """
+    if part.shape != (size,):
+        raise UsageError("A clipped sum must have one number for each of its coordinates, shape (size,).")
+    return np.where(np.isfinite(part), part, 0.0)
+
+
+def deviation_and_grid(multiplier: float, asked: ClippedSum) -> tuple[float, float]:
+    """Standard deviation of the noise of a clipped sum, and the grid it is drawn on, a power of two.
+
+    Two sums at most `clip` apart are, rounded to the grid, at most `clip` + grid * sqrt(size) apart: each coordinate of
+    each moves by at most half a grid step. The noise is `multiplier` times that.
+
+    Raises:
+      UnchargedError: a clip that is not a number above 0.
+    """
+    if not 0 < asked.clip < math.inf:
+        raise UnchargedError("A private sum needs a clip that is a number above 0.")
+    grid = 2.0 ** (math.floor(math.log2(multiplier * asked.clip)) - GRID_BITS)
+    return multiplier * (asked.clip + grid * math.sqrt(asked.size)), grid
+
+
+def rounded_noise(count: int, deviation: float) -> Floats:
+    """`count` Gaussians of standard deviation `deviation`, rounded to whole numbers.
+
+    Privacy: a Gaussian mechanism on whole numbers whose output is rounded is that mechanism and post-processing, and
+      rounding n + x is adding n to the rounded x, exactly, while both stay below 2^53. So the support of what is
+      released is all whole numbers whatever the rows, and the last bits of doubles, which attacks on floating-point
+      noise read (Mironov 2012; Haney et al. 2022), are gone: what is left is that a whole number's probability is
+      off by a relative 1e-7 or so in double precision.
+    """
+    return np.rint(gaussian(count, _bits) * deviation)
+
+
+@dataclass(frozen=True, eq=False)
+class _RoundedNoise:
+    """Noise in whole steps of a grid, drawn or being drawn."""
+
+    grid: float
+    steps: Floats | Future[Floats]
+
+    def added_to(self, total: Floats) -> Floats:
+        """`total` rounded to the grid, plus the noise."""
+        steps = self.steps.result() if isinstance(self.steps, Future) else self.steps
+        return np.asarray((np.rint(total / self.grid) + steps) * self.grid, dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class _UnitRows:
+    """Codes in memory, the rows of each unit together.
+
+    Attributes:
+      codes: shape (rows, columns), in a narrow type.
+      starts: shape (units + 1,): unit i has the rows from starts[i] to starts[i + 1].
+    """
+
+    codes: Codes
+    starts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, columns: Sequence[Codes], owners: NDArray[np.int64] | None) -> _UnitRows:
+        """From the codes of every column and each row's unit; without units each row is one."""
+        codes = np.stack(columns, axis=1)
+        if owners is None:
+            return cls(codes, np.arange(len(codes) + 1))
+        order = np.argsort(owners, kind="stable")
+        first = np.flatnonzero(np.diff(owners[order], prepend=-1, append=owners.max(initial=-1) + 1))
+        return cls(codes[order], first)
+
+    def drawn(self, asked: ClippedSum) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """A Poisson sample, `asked.most_units` units at a time: codes of rows, and the position of each row's unit."""
+        chosen = np.flatnonzero(bernoulli(len(self.starts) - 1, asked.rate, _bits))
+        for start in range(0, len(chosen), asked.most_units):
+            yield self._rows_of(chosen[start : start + asked.most_units])
+
+    def _rows_of(self, units: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        counts = self.starts[units + 1] - self.starts[units]
+        owners = np.repeat(np.arange(len(units)), counts)
+        within = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self.codes[self.starts[units][owners] + within].astype(np.int64), owners
 
 
 class _Source:

@@ -72,6 +72,11 @@ def rounded_up(value: float, digits: int = 6) -> str:
     return f"{shown.normalize():g}"
 
 
+def readable(value: float) -> str:
+    """`value` in three significant digits or more, without an exponent where it is neither huge nor tiny."""
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e12 else f"{value:.3g}"
+
+
 @dataclass(frozen=True)
 class PrivacyStatement(Record):
     """What is promised about one release or one account, in terms an outsider can recompute.
@@ -171,6 +176,68 @@ class Finding(Record):
     control: float
     ceiling: float
     verdict: str
+    internal: bool = True
+
+
+@dataclass(frozen=True)
+class Measurement(Record):
+    """One number counted from tables, without an attack, a baseline or an interval: the tables are all there is.
+
+    Attributes:
+      auditor: plugin name, e.g. "anonymity".
+      name: what was counted, e.g. "k-anonymity".
+      table: of which table, or of which against which: "real", "synthetic", "synthetic against real", ...
+      columns: the columns that an attacker is taken to know.
+      sensitive: the column he wants to learn; "" where there is none.
+      value: the number; may be infinite.
+      goal: whether higher ("max") or lower ("min") protects more.
+      definition: what the number is, in a sentence.
+      source: who defined it, and where.
+      details: further plain numbers that go with it.
+      notes: sentences on how cells were read: bins, missing cells, rows left out.
+    """
+
+    auditor: str
+    name: str
+    table: str
+    columns: tuple[str, ...]
+    sensitive: str
+    value: float
+    goal: Literal["min", "max"]
+    definition: str
+    source: str
+    details: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    internal: bool = True
+
+
+@dataclass(frozen=True)
+class Judgement(Record):
+    """What one requirement of a named profile makes of an audit's numbers: never more than about that number.
+
+    Attributes:
+      profile: name of the profile, e.g. "cms-11".
+      version: of the profile.
+      requirement: what the profile asks.
+      outcome: whether the number keeps to the threshold; "not answered" where there is no number or it cannot tell.
+      auditor: whose number; "" where no auditor has one.
+      value: the number that decided; None where there is none.
+      threshold: what the profile asks of it; None where the source has no number.
+      citation: who asks so and where, and whether in his words.
+      sentence: why the outcome is what it is.
+      notes: sentences on why this number and this table.
+    """
+
+    profile: str
+    version: str
+    requirement: str
+    outcome: Literal["met", "not met", "not answered"]
+    auditor: str
+    value: float | None
+    threshold: float | None
+    citation: str
+    sentence: str
+    notes: tuple[str, ...] = ()
     internal: bool = True
 
 

@@ -1,12 +1,13 @@
-"""Exact discrete Laplace and discrete Gaussian draws, many at a time, on integers and random bits alone.
+"""Exact discrete Laplace and discrete Gaussian draws, coins, and Gaussians, many at a time, from random bits alone.
 
 Algorithms 1 to 3 of Canonne, Kamath, Steinke 2020, "The discrete Gaussian for differential privacy", run on whole
 arrays: every probability is a ratio of integers that fit 64 bits, every coin a comparison of a uniform integer, so
-that no floating point stands between the random bits and the noise (trap A13).
+that no floating point stands between the random bits and the noise (trap A13). `bernoulli` is exact in the same way.
+`gaussian` is not: it is double-precision arithmetic, for vectors of millions of coordinates, and says what that means.
 
-Privacy: these are the laws that `DiscreteGaussianDpEvent` and `DiscreteLaplaceDpEvent` charge for. Bits come from the
-operating system unless a test hands in its own (trap A12). OpenDP's samplers are the oracle they are tested
-against.
+Privacy: these are the laws that `DiscreteGaussianDpEvent`, `DiscreteLaplaceDpEvent` and `PoissonSampledDpEvent` charge
+for. Bits come from the operating system unless a test hands in its own (trap A12). OpenDP's samplers are the oracle
+the discrete laws are tested against.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,9 @@ Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 Bits = Callable[[int], Words]
 """Gives that many independent uniform 64-bit words."""
+
+_PAIRS = 8192
+"""Pairs of Gaussians made at a time: what fits a core's cache."""
 
 VARIANCE_BITS = 20
 """A variance is a fraction whose numerator has about this many bits: precise to one part in 500,000."""
@@ -67,6 +72,48 @@ def uniform(below: Words, bits: Bits) -> Words:
         out[todo[good]] = word[good] % bound[good]
         todo = todo[~good]
     return out
+
+
+def bernoulli(count: int, probability: float, bits: Bits = system_bits) -> NDArray[np.bool_]:
+    """`count` independent coins that show heads with `probability`, rounded down to a multiple of 2^-72.
+
+    One byte decides 255 coins of 256, 64 further bits the rest: the probability is exact for every double from 2^-19.
+
+    Raises:
+      ValueError: a probability outside [0, 1].
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError("a probability must be from 0 to 1")
+    whole, rest = divmod(math.floor(Fraction(probability) * 2**72), 2**64)
+    first = bits(-(-count // 8)).view(np.uint8)[:count].astype(np.int16)
+    heads = first < whole
+    close = np.flatnonzero(first == whole)
+    heads[close] = bits(len(close)) < np.uint64(rest)
+    return heads
+
+
+def gaussian(count: int, bits: Bits = system_bits) -> NDArray[np.float64]:
+    """`count` draws of the standard normal law, in double precision (Box & Muller 1958): 64 bits each, none kept back.
+
+    Radius sqrt(-2 ln u) with u an odd multiple of 2^-65, so that |x| reaches 9.4, beyond which the law has 1e-20 of
+    its mass; the angle is a multiple of 2 pi / 2^64, up to the rounding of doubles, and its cosine and sine come from
+    the tangent of its half. Doubles are no reals: whoever adds these to private numbers first rounds both to one grid
+    (`mechanisms.rounded_noise`, trap A13), far coarser than the doubles and far finer than the noise.
+    """
+    out = np.empty(count + count % 2)
+    half = len(out) // 2
+    for start in range(0, half, _PAIRS):
+        stop = min(start + _PAIRS, half)
+        words = bits(2 * (stop - start))
+        radius = words[: stop - start].astype(np.float64)
+        radius += 0.5
+        radius *= 2.0**-64
+        radius = np.sqrt(-2 * np.log(radius))
+        tangent = np.tan(words[stop - start :].view(np.int64) * (math.pi * 2.0**-64))
+        scaled = radius / (tangent * tangent + 1)
+        out[start:stop] = 2 * scaled - radius  # the cosine is (1 - t^2) / (1 + t^2)
+        out[half + start : half + stop] = 2 * tangent * scaled
+    return out[:count]
 
 
 def bernoulli_exp(numerator: Words, denominator: Words, bits: Bits) -> NDArray[np.bool_]:

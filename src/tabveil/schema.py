@@ -29,6 +29,9 @@ LEARN_SHARE = 0.1
 """Share of a fit's budget for bounds, decimals and categories; chosen by measurement
 (benchmarks/learned_domains.py)."""
 
+ROLES = ("quasi_identifiers", "sensitive")
+"""Fields that say what a column means to an attacker; left out of a schema's text where empty."""
+
 
 class _Proposer(Protocol):
     """The signature of `Schema.draft`."""
@@ -73,6 +76,8 @@ class Schema:
         below 1, that pays for what columns with `learn` leave out; without such a column it means nothing.
       approved_by, approved_on: who approved a draft, and the ISO date.
       constraints: rules between columns that every row is publicly known to obey (`tabveil.constraints`).
+      quasi_identifiers: learned columns that others may know of a person, by judgement; used by the audit only.
+      sensitive: learned columns that nobody is to learn of a person, none of them a quasi-identifier; likewise.
 
     Raises:
       SchemaError: any of the rules above is broken.
@@ -90,6 +95,8 @@ class Schema:
     approved_by: str | None = None
     approved_on: str | None = None
     constraints: tuple[Constraint, ...] = ()
+    quasi_identifiers: tuple[str, ...] = ()
+    sensitive: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", tuple(self.columns))
@@ -101,6 +108,7 @@ class Schema:
         if not self.learned:
             raise SchemaError("The schema names no column to learn: it needs at least one that is not an identifier.")
         self._check_texts()
+        self._check_roles()
         self._check_counts()
         self._check_approval()
         self._check_constraints()
@@ -127,6 +135,19 @@ class Schema:
             raise SchemaError("The schema's 'name' must not be empty.")
         if self.target is not None and self.target not in [c.name for c in self.learned]:
             raise SchemaError("The schema's 'target' must be the name of one of its learned columns.")
+
+    def _check_roles(self) -> None:
+        learned = {c.name for c in self.learned}
+        for role in ROLES:
+            names = getattr(self, role)
+            if not isinstance(names, list | tuple) or not all(isinstance(n, str) and n in learned for n in names):
+                raise SchemaError(f"The schema's {role!r} must list names of its learned columns.")
+            if len(set(names)) != len(names):
+                raise SchemaError(f"The schema's {role!r} lists a column twice.")
+            object.__setattr__(self, role, tuple(names))
+        both = [n for n in self.quasi_identifiers if n in self.sensitive]
+        if both:
+            raise SchemaError(f"The schema lists {_listed(both)} as quasi-identifier and as sensitive: choose one.")
 
     def _check_counts(self) -> None:
         for field in ("public_rows", "max_rows_per_unit"):
@@ -316,6 +337,7 @@ class Schema:
         head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in listed}
         if not self.unresolved:
             head.pop("learn_share")
+        head = {k: list(v) if k in ROLES else v for k, v in head.items() if k not in ROLES or v}
         columns = [_schema_text.column_to_dict(c) for c in self.columns]
         rules = {"constraints": [c.to_dict() for c in self.constraints]} if self.constraints else {}
         return {"tabveil_schema": _schema_text.VERSION, **head, "columns": columns, **rules}

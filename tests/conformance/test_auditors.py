@@ -27,7 +27,9 @@ SCHEMA = Schema(
         Categorical(name="grade", categories=("low", "mid", "high"), catch_all="other", missing=("",)),
         Boolean(name="member", missing=("",), invalid="missing"),
         Date(name="born", low=dt.date(1920, 1, 1), high=dt.date(2020, 12, 31), missing=("",)),
-    )
+    ),
+    quasi_identifiers=("age", "price, 🎈", "grade", "born"),
+    sensitive=("member",),
 )
 
 
@@ -68,8 +70,9 @@ def check_columns_shuffled_apart_are_not_found_guilty(name: str) -> None:
     train = table(2000, 1)
     noise = pd.DataFrame({c: train[c].array[rng.permutation(2000)] for c in train})
     for finding in run(name, noise, table(2000, 3), table(2000, 2)):
-        # 1,000 tries or more of a rate of at most 0.5: alpha = 1e-9 is 6 standard deviations of at most 0.016
-        assert finding.value <= finding.baseline + 0.1
+        # 1,000 tries or more of a rate of at most 0.5: alpha = 1e-9 is 6 standard deviations of at most 0.016. With
+        # fewer tries an interval that holds for several attacks reaches at least 3 deviations down: twice that.
+        assert finding.value <= finding.baseline + max(0.1, 2 * (finding.value - finding.interval[0]))
 
 
 def check_training_rows_are_found_out(name: str) -> None:

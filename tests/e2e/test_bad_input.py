@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,7 @@ import pandas as pd
 import pytest
 
 from e2e.conftest import ROWS, SCHEMA, SENTINEL, Desk, Outcome
-from tabveil import pipeline, release
+from tabveil import _cli_output, pipeline, release
 from tabveil.generators.independent import Independent
 from tabveil.schema import Schema
 
@@ -359,6 +361,61 @@ def test_a_second_ctrl_c_does_not_disturb_tidying_up(desk: Desk, monkeypatch: py
     _interrupting(monkeypatch, pipeline, "check_values")
     outcome = desk.synthesize()
     assert (outcome.code, outcome.left) == (130, frozenset())
+
+
+def test_an_interrupt_that_leaves_a_thread_stuck_ends_the_run_all_the_same(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an interrupt inside `threading.Condition.__enter__` does: the lock is never freed, and a pool waits for it."""
+    freed = threading.Event()
+
+    def stuck(*_: Any, **__: Any) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(freed.wait)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(_cli_output, "PATIENCE", 0.05)
+    monkeypatch.setattr(pipeline, "check_values", stuck)
+    rescue = threading.Timer(20, freed.set)
+    rescue.start()
+    outcome = desk.synthesize()
+    assert not freed.is_set()
+    rescue.cancel()
+    freed.set()
+    assert (outcome.code, outcome.left, outcome.err.count("\n")) == (130, frozenset(), 1)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_caller_keeps_his_alarm(desk: Desk) -> None:
+    def rung(*_: object) -> None:
+        raise AssertionError("the alarm rang")
+
+    old = signal.signal(signal.SIGALRM, rung)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 500, 7)
+        assert desk.synthesize().code == 0
+        left, every = signal.getitimer(signal.ITIMER_REAL)
+        assert signal.getsignal(signal.SIGALRM) is rung
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert 400 < left <= 500
+    assert every == pytest.approx(7)
+
+
+def test_an_interrupt_that_a_library_turns_into_an_error_of_its_own_is_still_one(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lock(*_: Any, **__: Any) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            raise RuntimeError("release unlocked lock")
+
+    monkeypatch.setattr(pipeline, "check_values", lock)
+    outcome = desk.synthesize()
+    assert (outcome.code, outcome.left) == (130, frozenset())
+    assert outcome.err.startswith("tabveil: Interrupted.")
 
 
 @pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 0.1), (signal.SIGTERM, 1.0)])

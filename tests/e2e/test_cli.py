@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import tabveil
-from e2e.conftest import ROWS, SCHEMA, Desk
+from e2e.conftest import ROWS, SCHEMA, Desk, Outcome
 from tabveil import _demo, errors, pipeline
 from tabveil._cli_output import EXIT_CODES
 from tabveil.cli import app
@@ -25,6 +25,7 @@ from tabveil.schema import Schema
 COMMANDS = [
     (),
     ("demo",),
+    ("plan",),
     ("synthesize",),
     ("sample",),
     ("impute",),
@@ -107,6 +108,95 @@ def test_as_a_module_with_its_real_exit_code(desk: Desk) -> None:
     )
     assert (done.returncode, done.stdout) == (7, "")
     assert done.stderr.startswith("tabveil: ")
+
+
+# ----------------------------------------------------------------------------------------------------------------- plan
+
+
+def plan(desk: Desk, *more: str, **changed: str) -> Outcome:
+    """`tabveil plan` as it works on the desk, unless something is changed; "" leaves an option out."""
+    given = {"schema": "schema.yaml", "epsilon": "1", "delta": "1e-5", **changed}
+    return desk.run("plan", *[part for k, v in given.items() if v for part in (f"--{k}", v)], *more)
+
+
+@pytest.mark.parametrize("name", generators.names())
+def test_a_plan_says_the_price_of_every_generator_without_a_table(desk: Desk, name: str) -> None:
+    if name in ("tvae", "ctgan", "pretrained_lm"):
+        pytest.importorskip("torch", reason="the extra deep is not installed")
+    (desk.folder / "table.csv").unlink()
+    outcome = plan(desk, "--no-time", "--json", generator=name)
+    assert (outcome.code, outcome.err, outcome.left) == (0, "", frozenset())
+    assert 0 < outcome.json["cost"] <= 1
+    assert outcome.json["generator"] == name
+    assert outcome.json["rows"] == ROWS
+    assert {"label", "count", "mechanism", "noise", "rate", "signal", "event"} == set(outcome.json["spends"][0])
+    assert desk.entries() == ["open"]
+
+
+def test_a_plan_is_what_the_fit_then_costs(desk: Desk) -> None:
+    planned = plan(desk, "--json", "--no-time", generator="independent").json
+    paid = desk.synthesize("--json").json["statement"]
+    assert planned["cost"] == paid["epsilon"]
+    assert [s["event"]["type"] for s in planned["spends"]] == [e["type"] for e in paid["events"]]
+
+
+def test_a_plan_tells_a_person_what_to_do(desk: Desk) -> None:
+    outcome = plan(desk, generator="independent")
+    assert outcome.code == 0
+    for words in ("Charged before a row is read", "counts of 'age'", "Gaussian", "Time: about", "made-up rows"):
+        assert words in outcome.out
+    small = plan(desk, "--no-time", epsilon="0.01")
+    assert small.code == 0
+    assert "Too little to learn from" in small.out
+    assert "give it an epsilon of about" in " ".join(small.out.split())
+    assert plan(desk, "--no-time", "--json", epsilon="0.01").json["enough"] is False
+    open_ended = plan(desk, epsilon="inf", delta="", generator="independent")
+    assert "NOT PRIVATE" in open_ended.out
+    assert plan(desk, "--json", "--no-time", epsilon="inf", delta="").json["cost"] == "inf"
+    assert "chooses" in plan(desk, "--no-time", generator="auto").out
+
+
+def test_a_plan_without_a_public_row_count(desk: Desk) -> None:
+    desk.schema(SCHEMA.replace(f"public_rows: {ROWS}\n", ""))
+    silent = plan(desk, "--json", generator="independent").json
+    assert (silent["rows"], silent["enough"], silent["seconds"]) == (None, None, None)
+    assumed = plan(desk, "--json", "--rows", "5000", generator="independent").json
+    assert (assumed["rows"], assumed["rows_are"], assumed["enough"]) == (5000, "assumed", True)
+    assert assumed["seconds"] > 0
+    assert assumed["cost"] == silent["cost"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "more", "code", "words"),
+    [
+        ({"epsilon": "-1"}, (), 2, "above 0"),
+        ({"epsilon": "nan"}, (), 2, "above 0"),
+        ({"delta": ""}, (), 2, "delta must be given"),
+        ({"delta": "0.5"}, (), 2, "1 / public_rows"),
+        ({"delta": "0", "generator": "tvae"}, (), 2, "delta above 0"),
+        ({"generator": "nosuch"}, (), 2, "choose one of"),
+        ({"schema": "nosuch.yaml"}, (), 3, "nosuch.yaml"),
+        ({}, ("--rows", "7"), 2, "another row count"),
+        ({}, ("--rows", "many"), 2, "integer"),
+        ({}, ("--option", "nosuch=1"), 2, "no option nosuch"),
+        ({}, ("--option", "cells"), 2, "NAME=VALUE"),
+        ({}, ("table.csv",), 2, "unexpected"),
+    ],
+)
+def test_what_a_plan_refuses_is_one_line(
+    desk: Desk, changed: dict[str, str], more: tuple[str, ...], code: int, words: str
+) -> None:
+    outcome = plan(desk, *more, **changed)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (code, "", 1), outcome.err
+    assert outcome.err.startswith("tabveil: ")
+    assert words in outcome.err
+
+
+def test_a_plan_under_a_draft_is_refused(desk: Desk) -> None:
+    desk.run("schema", "draft", "table.csv", "-o", "draft.yaml")
+    outcome = plan(desk, schema="draft.yaml")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (3, "", 1)
+    assert plan(desk, schema="draft.yaml", epsilon="inf", delta="", generator="independent").code == 0
 
 
 # -------------------------------------------------------------------------------------------------------------- schemas

@@ -14,12 +14,22 @@ from mutants.planting import Edit
 TRAPS = {
     "A1": "Bounds, edges or other preprocessing fitted on rows outside the budget",
     "A2": "Categories or types discovered in rows",
+    "A3": "Exact frequencies in the conditions of a generator",
+    "A4": "Rows drawn by what they hold, accounted as Poisson",
+    "A5": "Batches of a fixed size, accounted as Poisson",
+    "A6": "Batches capped, or skipped where they are empty",
+    "A7": "Several rows clipped as one, or one unit as several",
+    "A8": "Gradients outside the clip, and layers that mix rows",
+    "A9": "Steps that nobody counted",
     "A10": "Spending past the budget, or without paying",
+    "A11": "Rates, steps or noise that follow from rows, so that epsilon does",
     "A12": "Privacy noise that can be repeated",
     "A13": "Floating point and inexact sampling",
+    "A14": "Stopping or choosing by private rows",
     "A16": "The row count and the neighbouring relation",
     "A17": "One person with many rows",
     "A18": "Units of privacy mixed up, wrong amounts of noise, biased counts",
+    "A19": "Noise solved for another plan",
     "C4": "Conditions that bend the model's law (not privacy: exactness)",
 }
 """The traps of privacy.md that this version can fall into."""
@@ -35,6 +45,14 @@ LEARNING = "unit.test_learning"
 ACCOUNTING = "unit.test_accounting"
 GENERATORS = "unit.test_generators"
 AUTO = "unit.test_auto"
+CONDITIONALS = "unit.test_conditionals"
+SGD = "unit.test_sgd"
+MIXTURE = "unit.generators.test_mixture"
+RESUMING = "unit.generators.test_resuming"
+TVAE = "unit.generators.test_tvae"
+CTGAN = "unit.generators.test_ctgan"
+PRETRAINED = "unit.generators.test_pretrained_lm"
+CANARIES = "unit.audit.test_training"
 RELEASE = "statistical.test_release_law"
 
 
@@ -99,6 +117,7 @@ _RARE = _conformance("rare_values_are_not_learned")
 _ONE_CATEGORY = Check(LEARNING, "test_a_category_of_one_row_is_released_with_probability_at_most_delta")
 _OWN_CATEGORIES = Check(LEARNING, "test_no_category_of_one_person_is_released_but_with_probability_delta", ((1, 1, 1),))
 _OFTEN = "released too often"
+_LATENT_SUM = Check(MIXTURE, "test_adding_a_unit_moves_the_sum_by_at_most_the_clip", (1000000.0,))
 _LEARNED = "learned from rows what it was not charged for"
 
 _A1 = (
@@ -365,11 +384,11 @@ _A10 = (
         "rows are read first and paid for afterwards",
         Edit(
             "tabveil.generators.base:Generator.fit",
-            "        receipt = self._pay(plan, ledger, dataset)\n"
+            "        receipt = self._pay(plan, schema, ledger=ledger, dataset=dataset)\n"
             "        self._schema = self._statement = None\n"
             "        self._fit_paid(source, schema, (plan, receipt))",
             "        self._fit_paid(source, schema, (plan, Receipt(plan.spends, dataset=dataset, head='')))\n"
-            "        self._pay(plan, ledger, dataset)",
+            "        self._pay(plan, schema, ledger=ledger, dataset=dataset)",
         ),
         _conformance("refused_charge_leaves_rows_unread"),
         "rows were read although the charge was refused",
@@ -379,11 +398,11 @@ _A10 = (
         "the same, on an account that can pay",
         Edit(
             "tabveil.generators.base:Generator.fit",
-            "        receipt = self._pay(plan, ledger, dataset)\n"
+            "        receipt = self._pay(plan, schema, ledger=ledger, dataset=dataset)\n"
             "        self._schema = self._statement = None\n"
             "        self._fit_paid(source, schema, (plan, receipt))",
             "        self._fit_paid(source, schema, (plan, Receipt(plan.spends, dataset=dataset, head='')))\n"
-            "        self._pay(plan, ledger, dataset)",
+            "        self._pay(plan, schema, ledger=ledger, dataset=dataset)",
         ),
         _conformance("charges_before_reading"),
         "rows were read before the price was committed",
@@ -1025,7 +1044,7 @@ _A18 = (
             "        return exact + _noise_like",
             "        return exact\n        return exact + _noise_like",
         ),
-        _conformance("tiny_epsilon_says_nothing", "mst"),
+        _conformance("tiny_epsilon_says_nothing", "independent"),
         "tells which table went in",
     ),
     _m(
@@ -1161,6 +1180,13 @@ _A18 = (
         "zcdp(",
     ),
     _m(
+        "a18-unsampled-counted-once",
+        "the bound that leaves sampling out of account prices one step, not all",
+        Edit("tabveil.accounting:_unsampled", ", times) for e, times in parts", ", 1) for e, times in parts"),
+        Check(ACCOUNTING, "test_no_bound_is_below_what_dp_accounting_proves_epsilon_to_be", (0.99, 20.0, 100, 1e-5)),
+        ">= least",
+    ),
+    _m(
         "a18-types-mixed",
         "a rho and a sigma compare equal",
         Edit("tabveil._amounts:_Amount.__eq__", "and type(other) is type(self) and", "and"),
@@ -1188,6 +1214,28 @@ _C4 = (
         ),
         _CONDITIONED,
         "fits(counts(",
+    ),
+    _m(
+        "c4-masks-without-their-mass",
+        "columns under conditions are masked one after the other and every row is kept, whatever mass its masks left",
+        Edit(
+            "tabveil.conditionals:ConditionalLaw._kept",
+            "chance = chance * weights.sum(1).cpu()",
+            "chance = chance * 1.0",
+        ),
+        Check(CONDITIONALS, "test_conditions_leave_the_law_of_rows_that_obey", (2, 0)),
+        "do not follow the law of rows that obey",
+    ),
+    _m(
+        "c4-completed-at-once",
+        "what is missing of a row is masked not to be missing again, and every row kept",
+        Edit(
+            "tabveil.conditionals:ConditionalLaw._completion",
+            "left = left[rng.random(len(left)) >= chance]",
+            "left = left[:0]",
+        ),
+        Check(CONDITIONALS, "test_rows_that_would_be_missing_are_completed_anew"),
+        "do not follow the law given that nothing is missing",
     ),
     _m(
         "c4-masked-after-drawing",
@@ -1230,15 +1278,906 @@ _A17 = (
     ),
 )
 
-MUTANTS: tuple[Mutant, ...] = (*_A1, *_A2, *_A10, *_A12, *_A13, *_A16, *_A17, *_A18, *_C4)
+_POISSON = Check(SGD, "test_batches_are_poisson")
+_MOVES = Check(SGD, "test_one_unit_moves_the_sum_by_at_most_the_clip", (1, 1, 16))
+_PERSON_MOVES = Check(SGD, "test_one_unit_moves_the_sum_by_at_most_the_clip", (1, 2, 16))
+_APART = Check(SGD, "test_what_mixes_rows_is_refused")
+_FILLED = Check(SGD, "test_batches_are_filled_up_with_rows_that_weigh_nothing")
+_SIZE_OR_PLACE = Check(SGD, "test_losses_by_size_place_or_hidden_neighbours_are_refused")
+_STEP_NOISE = Check(SGD, "test_a_step_carries_exactly_the_charged_noise")
+_STEPS = Check(SGD, "test_no_step_passes_the_charge")
+_SHARED = Check(SGD, "test_two_receipts_of_one_charge_share_it")
+_COPIES = Check(SGD, "test_copies_of_a_folder_never_run_a_step_twice")
+_UNREAD_STEPS = Check(SGD, "test_nothing_is_read_before_the_charge_is_found_good")
+_SOLVED = Check(SGD, "test_sigma_is_what_dp_accounting_solves")
+_GRID = Check(SGD, "test_sum_and_noise_lie_on_one_grid")
+_DRAWN = "        chosen = np.flatnonzero(bernoulli(len(self.starts) - 1, asked.rate, _bits))\n"
+_MORE = "moved the sum by more than the clip"
+
+_SGD = (
+    _m(
+        "a3-conditions-by-exact-frequencies",
+        "the generator's conditions are drawn by how often each cell is among the rows",
+        Edit(
+            "tabveil.generators.ctgan:CTGAN._trained",
+            "        course = Course(\n",
+            "        read = rows._read()\n"
+            "        game._columns = [\n"
+            "            torch.from_numpy(np.bincount(a.cells(read[a.column.name]), minlength=a.size) + 1e-6).float()\n"
+            "            for a in counted.axes\n"
+            "        ]\n"
+            "        course = Course(\n",
+        ),
+        _conformance("learns_from_charged_answers_only", "ctgan"),
+        _LEARNED,
+    ),
+    _m(
+        "a3-starts-at-exact-frequencies",
+        "training starts at how often each cell is among the rows",
+        Edit(
+            "tabveil.generators.ctgan:CTGAN._trained",
+            "        course = Course(\n",
+            "        read = rows._read()\n"
+            "        exact = [np.bincount(a.cells(read[a.column.name]), minlength=a.size) for a in counted.axes]\n"
+            "        game.net.out.bias.data.copy_(torch.from_numpy(np.log(np.concatenate(exact) + 1e-6)))\n"
+            "        course = Course(\n",
+        ),
+        _conformance("learns_from_charged_answers_only", "ctgan"),
+        _LEARNED,
+    ),
+    _m(
+        "a4-with-replacement",
+        "rows of a batch are drawn one after the other, so that a row may be in it several times",
+        Edit(
+            "tabveil.mechanisms:_UnitRows.drawn",
+            _DRAWN,
+            _DRAWN + "        if len(chosen):\n"
+            "            units = np.uint64(len(self.starts) - 1)\n"
+            "            chosen = np.sort((_bits(len(chosen)) % units).astype(np.int64))\n",
+        ),
+        _POISSON,
+        "a row is in a batch twice",
+    ),
+    _m(
+        "a4-some-rows-likelier",
+        "rows that a category's frequency favours (here: the first four) get a second coin",
+        Edit(
+            "tabveil.mechanisms:_UnitRows.drawn",
+            _DRAWN,
+            "        coins = bernoulli(len(self.starts) - 1, asked.rate, _bits)\n"
+            "        coins[:4] |= bernoulli(4, asked.rate, _bits)[: len(coins)]\n"
+            "        chosen = np.flatnonzero(coins)\n",
+        ),
+        _POISSON,
+        "size_law",
+    ),
+    _m(
+        "a5-fixed-size",
+        "batches are shuffled rows of a fixed number, accounted as Poisson",
+        Edit(
+            "tabveil.mechanisms:_UnitRows.drawn",
+            _DRAWN,
+            "        units = len(self.starts) - 1\n"
+            "        chosen = np.sort(np.argsort(_bits(units))[: round(units * asked.rate)])\n",
+        ),
+        _POISSON,
+        "batch sizes are not binomial",
+    ),
+    _m(
+        "a5-one-batch-for-two-steps",
+        "coins are tossed for every other step only",
+        Edit(
+            "tabveil.mechanisms:_UnitRows.drawn",
+            _DRAWN,
+            "        old = self.__dict__.pop('old', None)\n"
+            "        coins = bernoulli(len(self.starts) - 1, asked.rate, _bits) if old is None else old\n"
+            "        if old is None:\n"
+            "            self.__dict__['old'] = coins\n"
+            "        chosen = np.flatnonzero(coins)\n",
+        ),
+        Check(SGD, "test_rows_of_batches_are_independent"),
+        "rows of a batch depend on each other",
+    ),
+    _m(
+        "a6-capped",
+        "what is above twice the expected size is dropped",
+        Edit(
+            "tabveil.mechanisms:_UnitRows.drawn",
+            _DRAWN,
+            _DRAWN + "        chosen = chosen[: round(2 * asked.rate * (len(self.starts) - 1))]\n",
+        ),
+        _POISSON,
+        "batch sizes are not binomial",
+    ),
+    _m(
+        "a6-first-micro-batch-only",
+        "units beyond one micro-batch are dropped",
+        Edit("tabveil.mechanisms:_UnitRows.drawn", "range(0, len(chosen), asked.most_units)", "range(0, 1)"),
+        Check(SGD, "test_micro_batches_change_nothing"),
+        "not close",
+    ),
+    _m(
+        "a6-empty-batch-without-noise",
+        "a step whose batch is empty gets no noise, which tells that it was empty",
+        Edit(
+            "tabveil.mechanisms:PrivateRows.noisy_sum",
+            "return total if noise is None else",
+            "return total if noise is None or not total.any() else",
+        ),
+        Check(SGD, "test_an_empty_batch_is_a_step_of_noise_alone"),
+        ".abs().min()",
+    ),
+    _m(
+        "a7-rows-clipped-one-by-one",
+        "each row of a person is clipped by itself, so that k rows weigh k clips",
+        Edit(
+            "tabveil._sgd_clipping:Clipper.total",
+            "units = Units.of(owners, self.device)",
+            "units, real = Units.of(np.arange(len(codes)), self.device), len(owners)",
+        ),
+        _PERSON_MOVES,
+        _MORE,
+    ),
+    _m(
+        "a7-latents-collected",
+        "the mixture is fitted to the latents of private rows themselves",
+        Edit("tabveil.generators.tvae:TVAE._settle", "if plan.private:", "if False:"),
+        Check(TVAE, "test_a_private_training_says_how_many_steps_are_left_and_nothing_else"),
+        "needs a clip",
+        "UnchargedError",
+    ),
+    _m(
+        "a7-latents-not-clipped",
+        "what a row's latent adds to the charged sum is not clipped",
+        Edit(
+            "tabveil.generators._mixture:clipped_total",
+            "summed * (clip * CLIP_MARGIN / length.clamp(min=1e-300)).clamp(max=1.0)[:, None]",
+            "summed",
+        ),
+        _LATENT_SUM,
+        "np.linalg.norm(moved) <= CLIP",
+    ),
+    _m(
+        "a7-latents-clipped-row-by-row",
+        "the latents of a person's rows are clipped one by one, not together",
+        Edit(
+            "tabveil.generators._mixture:clipped_total",
+            "vectors.new_zeros(units, vectors.shape[1], dtype=torch.float64).index_add_(0, at, vectors.double())",
+            "vectors.double()",
+        ),
+        _LATENT_SUM,
+        "np.linalg.norm(moved) <= CLIP",
+    ),
+    _m(
+        "a7-packed-rows",
+        "the critic judges each row together with the one before",
+        Edit(
+            "tabveil.generators.ctgan:PairCritic.forward",
+            "        row = self.one_hot(codes)\n",
+            "        row = self.one_hot(codes)\n        row = (row + row.roll(1, 0)) / 2\n",
+        ),
+        Check(CTGAN, "test_one_row_more_moves_a_step_by_its_own_gradient_wherever_it_stands"),
+        "np.linalg.norm(moved)",
+    ),
+    _m(
+        "a7-packs-accepted",
+        "packs of rows are accepted",
+        Edit("tabveil.generators.ctgan:_unpacked", "pac != 1", "pac < 1"),
+        Check(CTGAN, "test_packs_are_refused", (1.0, 10)),
+        "DID NOT RAISE",
+    ),
+    _m(
+        "a7-rows-drawn-one-by-one",
+        "each row of a person is drawn and clipped as if it were a person",
+        Edit(
+            "tabveil.mechanisms:PrivateRows._in_units",
+            "for c in self._schema.modelled], self._owners)",
+            "for c in self._schema.modelled], None)",
+        ),
+        Check(SGD, "test_a_person_is_drawn_and_clipped_as_one"),
+        "[2] * 10 + [3]",
+    ),
+    _m(
+        "a8-not-clipped",
+        "gradients are not clipped",
+        Edit("tabveil._sgd_clipping:Clipper.total", ".clamp(max=1.0)", ".clamp(min=1.0, max=1.0)"),
+        _MOVES,
+        _MORE,
+    ),
+    _m(
+        "a8-layer-by-layer",
+        "the largest layer's norm stands for the whole gradient's",
+        Edit(
+            "tabveil._sgd_clipping:Clipper.total",
+            "torch.stack([f.squared().double() for f in forms]).sum(0)",
+            "torch.stack([f.squared().double() for f in forms]).max(0).values",
+        ),
+        _MOVES,
+        _MORE,
+    ),
+    _m(
+        "a8-bias-forgotten",
+        "the norm leaves out the bias of a linear layer",
+        Edit(
+            "tabveil._sgd_clipping:LinearForm.squared",
+            "_rows_squared(self.a) + float(self.bias)",
+            "_rows_squared(self.a)",
+        ),
+        Check(SGD, "test_a_row_that_moves_biases_alone_is_clipped"),
+        _MORE,
+    ),
+    _m(
+        "a8-several-positions-forgotten",
+        "weights that several positions share are left out of the norm",
+        Edit(
+            "tabveil._sgd_clipping:_uncancelled",
+            "whole.clamp(min=0.0) + CANCELLED * bound.square()",
+            "torch.zeros_like(bound)",
+        ),
+        Check(SGD, "test_one_unit_moves_the_sum_by_at_most_the_clip", (3, 1, 16)),
+        _MORE,
+    ),
+    _m(
+        "a8-nan-kept",
+        "a row with an infinite or undefined gradient counts as it is",
+        Edit("tabveil._sgd_clipping:Clipper.total", "bad = ~torch.isfinite(squared)", "bad = squared < 0"),
+        _MOVES,
+        "not finite",
+    ),
+    _m(
+        "a8-filled-rows-weigh",
+        "rows that fill a batch up to a multiple weigh as much as real ones",
+        Edit("tabveil._sgd_clipping:Clipper.total", "weights[real:] = 0.0", "weights[real:] *= 1.0"),
+        _FILLED,
+        "not close",
+    ),
+    _m(
+        "a8-not-filled-up",
+        "the last rows of a batch are computed by another kernel than their neighbours",
+        Edit("tabveil._sgd_clipping:Clipper._filled", "-len(codes) % self._multiple", "0"),
+        _FILLED,
+        "sizes == {0}",
+    ),
+    _m(
+        "a8-long-rows",
+        "squares of a million inputs are summed in single precision",
+        Edit("tabveil._sgd_clipping:_rows_squared", "torch.split(values, WIDTH, dim=1)", "[values]"),
+        Check(SGD, "test_norms_of_long_rows_do_not_lose_what_they_add_up"),
+        "2.0**-13",
+    ),
+    _m(
+        "a8-signals-too-long",
+        "signals beyond what a weight in single precision can bring down to the clip are let through",
+        Edit(
+            "tabveil._sgd_clipping:_uncancelled",
+            "torch.where(torch.maximum(reach, lengths) < LARGEST**0.5, lengths, math.nan)",
+            "torch.where(reach < LARGEST**0.5, lengths, math.nan)",
+        ),
+        Check(SGD, "test_signals_too_long_for_their_weight_count_as_zero", (16,)),
+        "moved",
+    ),
+    _m(
+        "a8-nan-weighed-by-zero",
+        "such a row gets weight 0, which leaves NaN",
+        Edit("tabveil._sgd_clipping:Clipper.total", "forms = [f.without(bad) for f in forms]", "pass"),
+        _MOVES,
+        "not finite",
+    ),
+    _m(
+        "a8-public-masks",
+        "masks of a loss follow torch's global seed, and its state tells the batch size",
+        Edit("tabveil._sgd_clipping:Clipper.total", "with chance, kept,", "with kept,"),
+        Check(SGD, "test_chance_inside_a_loss_is_secret_and_leaves_no_trace", (137,)),
+        "the state of the generator tells",
+    ),
+    _m(
+        "a8-public-latents",
+        "latents of the charged sum follow random_state, so that one row more changes all others'",
+        Edit("tabveil.generators._mixture:measured", "with secret_chance(device):", "if True:"),
+        Check(MIXTURE, "test_latents_of_rows_are_drawn_by_chance_nobody_knows"),
+        "the state of the generator tells",
+    ),
+    _m(
+        "a8-bias-of-positions-forgotten",
+        "the norm of several positions leaves out the bias, and what its gradients cancel",
+        Edit("tabveil._sgd_clipping:_gram_some", "a @ a.mT + float(bias)", "a @ a.mT"),
+        Check(SGD, "test_biases_that_nearly_cancel_are_clipped", (True, 16)),
+        _MORE,
+    ),
+    _m(
+        "a8-bias-of-many-positions-forgotten",
+        "the norm of many positions of a thin layer leaves out the bias, and what its gradients cancel",
+        Edit(
+            "tabveil._sgd_clipping:_outer_some",
+            "    whole = (g.mT @ a)",
+            "    bias = False\n    whole = (g.mT @ a)",
+        ),
+        Check(SGD, "test_biases_that_nearly_cancel_are_clipped", (True, 0)),
+        _MORE,
+    ),
+    _m(
+        "a8-half-precision",
+        "sums in 16 bits are let through",
+        Edit(
+            "tabveil._sgd_clipping:_check_precision",
+            "if values.dtype not in (torch.float32, torch.float64):",
+            "if False:",
+        ),
+        Check(SGD, "test_half_precision_is_refused", ("bfloat16",)),
+        "DID NOT RAISE",
+    ),
+    _m(
+        "a8-broadcast-sum",
+        "a sum with one coordinate is added to all of them: sqrt(size) clips",
+        Edit("tabveil.mechanisms:_vector", "if part.shape != (size,):", "if False:"),
+        Check(SGD, "test_a_sum_of_another_shape_is_refused"),
+        "DID NOT RAISE",
+    ),
+    _m(
+        "a8-weight-by-hook",
+        "a linear layer under weight_norm is taken for a plain one",
+        Edit("tabveil._sgd_clipping:_check", "or layer._forward_pre_hooks)", "or False) and False"),
+        Check(SGD, "test_weights_computed_by_hooks_are_refused"),
+        "DID NOT RAISE",
+    ),
+    _m(
+        "a8-buffer-of-rows",
+        "what a forward pass writes to a buffer is released as it is",
+        Edit("tabveil._sgd_clipping:buffers_kept", "copy, True", "copy, False"),
+        Check(SGD, "test_buffers_that_a_forward_pass_writes_are_refused", (False,)),
+        "DID NOT RAISE",
+    ),
+    _m(
+        "a9-private-without-charge",
+        "a private training behind an uncharged receipt takes exact sums",
+        Edit("tabveil.mechanisms:PrivateRows._noise_of", "if asked.clip < math.inf:", "if False:"),
+        Check(SGD, "test_a_private_schedule_needs_a_charge"),
+        "DID NOT RAISE",
+    ),
+    _m(
+        "a9-forked-receipt",
+        "a forked process pays with a copy of the receipt",
+        Edit("tabveil.ledger:Receipt._check_process", "if os.getpid() != self._process:", "if False:"),
+        Check(SGD, "test_a_forked_process_cannot_pay"),
+        "paid a second time",
+    ),
+    _m(
+        "a8-batch-statistics",
+        "a batch norm is let through",
+        Edit("tabveil._sgd_clipping:_check", "if isinstance(layer, _MIXING) or", "if False and"),
+        _APART,
+        "DID NOT RAISE",
+    ),
+    _m(
+        "a8-mixing-loss",
+        "losses that mix rows are let through",
+        Edit("tabveil._sgd_apart:check_rows_apart", "for shaken in (False, True):", "for shaken in ():"),
+        _APART,
+        "DID NOT RAISE",
+    ),
+    _m(
+        "a8-batch-size",
+        "losses that depend on how many rows a batch has are let through: batches of one size are compared",
+        (
+            Edit(
+                "tabveil._sgd_apart:_check_losses",
+                "alone[batch], rtol=CLOSE",
+                "clipper.losses(rows[batch]), rtol=CLOSE",
+            ),
+            Edit("tabveil._sgd_apart:_check_gradients", "if float((together", "if False and float((together"),
+        ),
+        _SIZE_OR_PLACE,
+        "DID NOT RAISE",
+    ),
+    _m(
+        "a8-hidden-neighbours",
+        "mixing behind outputs that start at zero is let through: parameters are not shaken",
+        Edit("tabveil._sgd_apart:check_rows_apart", "for shaken in (False, True):", "for shaken in (False,):"),
+        _SIZE_OR_PLACE,
+        "DID NOT RAISE",
+    ),
+    _m(
+        "a8-penalty-dropped",
+        "a gradient penalty is left out of the private sum without a word",
+        Edit("tabveil._sgd_apart:_check_gradients", "if norms[-1] < LARGEST and", "if False and"),
+        Check(SGD, "test_gradients_of_gradients_are_refused"),
+        "DID NOT RAISE",
+    ),
+    _m(
+        "a9-two-gradients-a-step",
+        "every step takes two noisy gradients where one was charged (stopped by the receipt)",
+        Edit(
+            "tabveil.sgd:Course.step",
+            "        descent.gradient()\n",
+            "        descent.gradient()\n        descent.gradient()\n",
+        ),
+        _STEPS,
+        "Nothing is left",
+        "UnchargedError",
+    ),
+    _m(
+        "a9-old-noise",
+        "every step gets the noise of the first, so that differences of steps carry none",
+        Edit(
+            "tabveil.mechanisms:PrivateRows._noise_of",
+            "        if noise_is_seeded():\n",
+            "        if 'old' not in self.__dict__:\n"
+            "            self.__dict__['old'] = _RoundedNoise(grid, rounded_noise(asked.size, deviation / grid))\n"
+            "        if True:\n"
+            "            return self.__dict__['old']\n"
+            "        if noise_is_seeded():\n",
+        ),
+        _STEP_NOISE,
+        "noise is repeated",
+    ),
+    _m(
+        "a9-one-step-more",
+        "training goes on beyond what was claimed (stopped by the receipt)",
+        Edit("tabveil.sgd:train", "range(done, done + claimed)", "range(done, done + claimed + 1)"),
+        _STEPS,
+        "Nothing is left",
+        "UnchargedError",
+    ),
+    _m(
+        "a10-rows-before-the-charge-of-a-step",
+        "rows are read before the receipt is asked for a step (stopped by Unreadable)",
+        Edit(
+            "tabveil.mechanisms:PrivateRows.noisy_sum",
+            "        event = self._take(",
+            "        self._in_units()\n        event = self._take(",
+        ),
+        _UNREAD_STEPS,
+        "_in_units",
+        "Unreadable",
+    ),
+    _m(
+        "a10-another-rate",
+        "units are drawn at a rate that was not charged (stopped by Unreadable)",
+        Edit("tabveil.mechanisms:PrivateRows._noise_of", "or event.sampling_probability != asked.rate", ""),
+        _UNREAD_STEPS,
+        "noisy_sum",
+        "Unreadable",
+    ),
+    _m(
+        "a10-claims-without-end",
+        "the ledger grants whatever is claimed",
+        Edit(
+            "tabveil._ledger_chain:Chain.claim",
+            "min(count, 0 if charge is None else dict(charge.left).get(label, 0))",
+            "count",
+        ),
+        _SHARED,
+        "second.claim",
+    ),
+    _m(
+        "a10-claims-not-written",
+        "claims are granted and not written down",
+        Edit("tabveil._ledger_chain:Chain.claim", "if granted > 0:", "if False:"),
+        _SHARED,
+        "second.claim",
+    ),
+    _m(
+        "a10-a-resumed-charge-is-whole-again",
+        "a process that goes on after a kill gets the whole charge again",
+        Edit(
+            "tabveil.ledger:Ledger.resume",
+            "return _Claimed(self, paid, seq=found.seq, labels=[label for label, _ in found.left], resumed=True)",
+            "return paid",
+        ),
+        _SHARED,
+        "second.claim",
+    ),
+    _m(
+        "a10-steps-by-the-state",
+        "how many steps are left is read off the saved state and not off the ledger",
+        Edit("tabveil.ledger:Ledger._claim", "return chain.claim(seq, *asked)", "return asked[1]"),
+        _COPIES,
+        "first == 1",
+    ),
+    _m(
+        "a12-training-noise-from-numpy",
+        "the noise of training comes from numpy's global generator",
+        Edit(
+            "tabveil.mechanisms:rounded_noise",
+            "np.rint(gaussian(count, _bits) * deviation)",
+            "np.rint(np.random.standard_normal(count) * deviation)",
+        ),
+        _STEP_NOISE,
+        "noise is repeated",
+    ),
+    _m(
+        "a12-coins-from-a-seed",
+        "every batch is drawn from the same seed",
+        Edit(
+            "tabveil.mechanisms:_UnitRows.drawn",
+            _DRAWN,
+            "        units = len(self.starts) - 1\n"
+            "        chosen = np.flatnonzero(np.random.default_rng(0).random(units) < asked.rate)\n",
+        ),
+        _POISSON,
+        "size_law",
+    ),
+    _m(
+        "a13-sum-off-the-grid",
+        "noise is added to the sum as it is, so that its last bits tell of the rows",
+        Edit("tabveil.mechanisms:_RoundedNoise.added_to", "np.rint(total / self.grid)", "total / self.grid"),
+        _GRID,
+        "the last bits tell of the rows",
+    ),
+    _m(
+        "a13-rounding-not-paid-for",
+        "the noise is for the clip alone, and not for what rounding adds to it",
+        Edit("tabveil.mechanisms:deviation_and_grid", " + grid * math.sqrt(asked.size)", ""),
+        _GRID,
+        "approx",
+    ),
+    _m(
+        "a9-answers-given-twice",
+        "a process that goes on with a charge may ask again for the counts that another one was given",
+        Edit("tabveil.ledger:_shut", "resumed or s.label", "s.label"),
+        Check(RESUMING, "test_an_answer_that_may_have_been_given_is_never_asked_for_again", ("counting",)),
+        "DID NOT RAISE",
+    ),
+    _m(
+        "a9-answers-not-saved",
+        "what was learned of rows before a kill is asked for again (stopped by the receipt)",
+        Edit("tabveil._sgd_checkpoints:Checkpoints.once", "if path.exists():", "if False:"),
+        Check(RESUMING, "test_another_process_goes_on_where_one_was_killed", (("training", 0.4),)),
+        "stays spent",
+        "UnchargedError",
+    ),
+    _m(
+        "a10-two-keys",
+        "two processes that start at once in one folder charge under a key each",
+        Edit("tabveil._atomic:write_text_once", "os.link(beside, target)", "os.replace(beside, target)"),
+        Check(SGD, "test_two_processes_that_start_at_once_find_one_key"),
+        "two keys, two charges",
+    ),
+    _m(
+        "a10-charged-under-another-key",
+        "a process that finds a folder's key charges under one of its own",
+        Edit("tabveil._sgd_checkpoints:Checkpoints._key_for", 'str(known["key"])', "uuid.uuid4().hex"),
+        Check(RESUMING, "test_a_finished_folder_gives_the_same_model_again"),
+        "has no charge to be resumed under this key",
+        "LedgerError",
+    ),
+    _m(
+        "a11-rate-by-rows",
+        "units are drawn at a rate that follows from how many there are",
+        Edit(
+            "tabveil.mechanisms:_UnitRows.drawn",
+            _DRAWN,
+            "        rate = min(1.0, 5 / max(1, len(self.starts) - 1))\n"
+            "        chosen = np.flatnonzero(bernoulli(len(self.starts) - 1, rate, _bits))\n",
+        ),
+        _POISSON,
+        "size_law",
+    ),
+    _m(
+        "a11-steps-by-rows",
+        "there are at most as many steps as units",
+        Edit(
+            "tabveil.sgd:Descent.claim",
+            "self._rows.claim(self.schedule.label, count)",
+            "self._rows.claim(self.schedule.label, min(count, len(self._rows._in_units().starts) - 1))",
+        ),
+        Check(SGD, "test_an_empty_batch_is_a_step_of_noise_alone"),
+        "== 3",
+    ),
+    _m(
+        "a14-loss-told",
+        "a private training tells its loss, for whoever wants to stop early",
+        Edit("tabveil.sgd:Descent.loss", "if self.schedule.private:", "if False:"),
+        Check(SGD, "test_a_private_training_tells_no_loss_and_no_batch_size"),
+        "DID NOT RAISE",
+    ),
+    _m(
+        "a14-stopped-early",
+        "training stops where the summed gradient before noise was small",
+        (
+            Edit(
+                "tabveil.sgd:Descent._total",
+                "        if self.schedule.private:\n",
+                "        self._loss = 0.0\n        if self.schedule.private:\n",
+            ),
+            Edit(
+                "tabveil.sgd:train",
+                "                course.step(descent, number)\n",
+                "                course.step(descent, number)\n"
+                "                if descent._loss == 0.0:\n"
+                "                    return number + 1\n",
+            ),
+        ),
+        _STEPS,
+        "== 4",
+    ),
+    _m(
+        "a3-real-rows-in-prompts",
+        "a private fit of a language model shows it real rows beside a row",
+        Edit(
+            "tabveil.generators.pretrained_lm:PretrainedLM._checked_neighbours",
+            "if neighbours and math.isfinite(self.epsilon):",
+            "if False:",
+        ),
+        Check(PRETRAINED, "test_neighbours_are_refused_where_anything_is_private"),
+        "DID NOT RAISE",
+    ),
+    _m(
+        "a8-texts-of-a-batch-mixed",
+        "what a language model makes of other rows enters a row's loss",
+        Edit(
+            "tabveil.generators._row_losses:RowLosses.__call__",
+            "*losses], 1).sum(1)",
+            "*losses], 1).sum(1) + hidden.abs().sum()",
+        ),
+        Check(PRETRAINED, "test_the_plan_is_histograms_and_one_training_and_is_what_is_charged"),
+        "depends on other rows",
+        "UsageError",
+    ),
+    _m(
+        "c4-text-masked-token-by-token",
+        "a language model's rows under conditions are kept whatever part of the probability the masks left",
+        Edit(
+            "tabveil.generators._text_law:TextLaw._tried",
+            "rng.random(len(cells)) < writing.weight.cpu().numpy()",
+            "rng.random(len(cells)) < 1",
+        ),
+        Check(PRETRAINED, "test_conditions_on_two_columns_are_exact_and_masking_alone_is_not", ("gpt2",)),
+        "do not follow the model's law",
+    ),
+    _m(
+        "a14-generator-stops-early",
+        "a private training of a generator watches its loss, to stop when it no longer falls",
+        Edit("tabveil.generators._deep:DeepGenerator._run", "if descent.schedule.private:", "if False:"),
+        Check(TVAE, "test_a_private_training_says_how_many_steps_are_left_and_nothing_else"),
+        "not charged for",
+        "UnchargedError",
+    ),
+    _m(
+        "a16-divided-by-the-real-batch",
+        "the sum is divided by the number of units that were drawn",
+        Edit(
+            "tabveil.sgd:Descent._total",
+            "return np.asarray(total.cpu().numpy(), dtype=np.float64)",
+            "return np.asarray(total.cpu().numpy(), dtype=np.float64) / max(1, len(codes)) * self._expected",
+        ),
+        Check(SGD, "test_the_divisor_is_the_expected_number"),
+        "not close",
+    ),
+    _m(
+        "a18-training-noise-too-small",
+        "noise of training 10 % too small",
+        Edit("tabveil.mechanisms:deviation_and_grid", "return multiplier * (", "return 0.9 * multiplier * ("),
+        _STEP_NOISE,
+        "not the charged noise",
+    ),
+    _m(
+        "a18-multiplier-for-deviation",
+        "the noise multiplier is taken for the standard deviation",
+        Edit("tabveil.mechanisms:deviation_and_grid", "return multiplier * (asked.clip", "return multiplier * (1.0"),
+        _STEP_NOISE,
+        "not the charged noise",
+    ),
+    _m(
+        "a19-half-the-steps",
+        "the noise is solved for half of the steps",
+        Edit("tabveil.sgd:Schedule.solved", "_event(rate, noise), steps)", "_event(rate, noise), steps // 2)"),
+        _SOLVED,
+        "another price than was asked for",
+    ),
+    _m(
+        "a19-another-rate",
+        "the noise is solved for a rate 10 % lower",
+        Edit("tabveil.sgd:Schedule.solved", "_event(rate, noise), steps)", "_event(0.9 * rate, noise), steps)"),
+        _SOLVED,
+        "another price than was asked for",
+    ),
+    _m(
+        "a19-others-left-out",
+        "what else the fit charges for is left out of the solving",
+        Edit("tabveil.sgd:Schedule.solved", "event_of([*beside, Spend(", "event_of([Spend("),
+        _SOLVED,
+        "dearer.noise > schedule.noise",
+    ),
+)
+
+_NOT_TRIED_OUT = Edit("tabveil._sgd_apart:check_rows_apart", "for shaken in (False, True):", "for shaken in ():")
+"""Made-up rows are not tried out beforehand, so that an audit has something to find."""
+
+_AUDITED = Check(CANARIES, "test_a_right_training_stays_below_its_claim")
+_AUDITED_PERSONS = Check(CANARIES, "test_a_right_training_of_persons_stays_below_its_claim")
+_EPSILON, _COINS, _NOISE = "MORE THAN IS CLAIMED", "The coins ARE NOT AS CHARGED", "The noise IS NOT AS CHARGED"
+
+_CANARIES = (
+    _m(
+        "a5-canaries-shuffled",
+        "the white-box audit's view: epochs of shuffled rows in batches of one size",
+        Edit(
+            "tabveil.mechanisms:_UnitRows.drawn",
+            _DRAWN,
+            "        units = len(self.starts) - 1\n"
+            "        order, wanted = self.__dict__.setdefault('order', []), round(units * asked.rate)\n"
+            "        if len(order) < wanted:\n"
+            "            order[:] = np.argsort(_bits(units)).tolist()\n"
+            "        chosen = np.sort(np.array([order.pop() for _ in range(wanted)]))\n",
+        ),
+        _AUDITED,
+        _COINS,
+    ),
+    _m(
+        "a5-canaries-fixed-size",
+        "the white-box audit's view: batches of one size, drawn afresh",
+        Edit(
+            "tabveil.mechanisms:_UnitRows.drawn",
+            _DRAWN,
+            "        units = len(self.starts) - 1\n"
+            "        chosen = np.sort(np.argsort(_bits(units))[: round(units * asked.rate)])\n",
+        ),
+        _AUDITED,
+        _COINS,
+    ),
+    _m(
+        "a6-canaries-capped",
+        "the white-box audit's view: batches end at nine tenths of the expected size",
+        Edit(
+            "tabveil.mechanisms:_UnitRows.drawn",
+            _DRAWN,
+            _DRAWN + "        chosen = chosen[: round(0.9 * asked.rate * (len(self.starts) - 1))]\n",
+        ),
+        _AUDITED,
+        _COINS,
+    ),
+    _m(
+        "a7-canaries-packed",
+        "the white-box audit's view: two units in a row are clipped as one",
+        (
+            Edit(
+                "tabveil._sgd_clipping:Clipper.total",
+                "Units.of(owners, self.device)",
+                "Units.of(owners // 2, self.device)",
+            ),
+            _NOT_TRIED_OUT,
+        ),
+        _AUDITED,
+        "a canary does not move the sum by one clip",
+    ),
+    _m(
+        "a7-canaries-k-clips",
+        "the white-box audit's view: a person's rows are clipped one by one",
+        Edit(
+            "tabveil._sgd_clipping:Clipper.total",
+            "units = Units.of(owners, self.device)",
+            "units, real = Units.of(np.arange(len(codes)), self.device), len(owners)",
+        ),
+        _AUDITED_PERSONS,
+        _EPSILON,
+    ),
+    _m(
+        "a7-canaries-drawn-row-by-row",
+        "the white-box audit's view: a person's rows are drawn one by one",
+        Edit(
+            "tabveil.mechanisms:PrivateRows._in_units",
+            "for c in self._schema.modelled], self._owners)",
+            "for c in self._schema.modelled], None)",
+        ),
+        _AUDITED_PERSONS,
+        "a unit is in a batch twice",
+    ),
+    _m(
+        "a8-canaries-not-clipped",
+        "the white-box audit's view: gradients are not clipped",
+        Edit("tabveil._sgd_clipping:Clipper.total", ".clamp(max=1.0)", ".clamp(min=1.0, max=1.0)"),
+        _AUDITED,
+        _EPSILON,
+    ),
+    _m(
+        "a8-canaries-clipped-by-batch",
+        "the white-box audit's view: a micro-batch is clipped as if it were one unit",
+        (
+            Edit(
+                "tabveil._sgd_clipping:Clipper.total",
+                "Units.of(owners, self.device)",
+                "Units.of(np.zeros_like(owners), self.device)",
+            ),
+            _NOT_TRIED_OUT,
+        ),
+        _AUDITED,
+        "a canary does not move the sum by one clip",
+    ),
+    _m(
+        "a9-canaries-extra-steps",
+        "the white-box audit's view: a tenth more steps than were charged, behind a receipt that does not count",
+        (
+            Edit("tabveil.sgd:train", "range(done, done + claimed)", "range(done, done + claimed + claimed // 10)"),
+            Edit("tabveil.ledger:Receipt.take", "self._left[i] -= 1", "self._left[i] -= 0"),
+        ),
+        _AUDITED,
+        "MORE THAN WERE CHARGED",
+    ),
+    _m(
+        "a12-canaries-seeded",
+        "the white-box audit's view: every training starts its noise from the same seed",
+        Edit(
+            "tabveil.mechanisms:PrivateRows._noise_of",
+            "        if noise_is_seeded():\n",
+            "        rng = self.__dict__.setdefault('rng', np.random.default_rng(0))\n"
+            "        if True:\n"
+            "            return _RoundedNoise(grid, np.rint(rng.standard_normal(asked.size) * deviation / grid))\n"
+            "        if noise_is_seeded():\n",
+        ),
+        _AUDITED,
+        "two runs have the same noise",
+    ),
+    _m(
+        "a12-canaries-same-noise",
+        "the white-box audit's view: every step has the noise of the first",
+        Edit(
+            "tabveil.mechanisms:PrivateRows._noise_of",
+            "        if noise_is_seeded():\n",
+            "        if 'old' not in self.__dict__:\n"
+            "            self.__dict__['old'] = _RoundedNoise(grid, rounded_noise(asked.size, deviation / grid))\n"
+            "        if True:\n"
+            "            return self.__dict__['old']\n"
+            "        if noise_is_seeded():\n",
+        ),
+        _AUDITED,
+        "steps have the same noise",
+    ),
+    _m(
+        "a18-canaries-no-noise",
+        "the white-box audit's view: no noise",
+        Edit("tabveil.mechanisms:_RoundedNoise.added_to", "+ steps)", "+ 0 * steps)"),
+        _AUDITED,
+        _EPSILON,
+    ),
+    _m(
+        "a18-canaries-half-noise",
+        "the white-box audit's view: half the noise",
+        Edit("tabveil.mechanisms:deviation_and_grid", "return multiplier * (", "return 0.5 * multiplier * ("),
+        _AUDITED,
+        _EPSILON,
+    ),
+    _m(
+        "a18-canaries-noise-by-micro-batch",
+        "the white-box audit's view: noise for each micro-batch but the first, so that a small batch gets none",
+        Edit(
+            "tabveil.mechanisms:PrivateRows.noisy_sum",
+            "        for codes, owners in units.drawn(asked):\n"
+            "            total += _vector(asked.total(codes, owners), asked.size)\n",
+            "        parts = 0\n"
+            "        for codes, owners in units.drawn(asked):\n"
+            "            total += _vector(asked.total(codes, owners), asked.size)\n"
+            "            total = noise.added_to(total) if parts else total\n"
+            "            parts += 1\n"
+            "        if True:\n"
+            "            return total\n",
+        ),
+        _AUDITED,
+        _NOISE,
+    ),
+)
+
+MUTANTS: tuple[Mutant, ...] = (
+    *_A1,
+    *_A2,
+    *_A10,
+    *_A12,
+    *_A13,
+    *_A16,
+    *_A17,
+    *_A18,
+    *_C4,
+    *_SGD,
+    *_CANARIES,
+)
 
 HEADER = """# Mutants
 
 Every trap below was planted in this project's own code, and a named test rejects it. `tests/mutants` plants each one
 anew on every run of `make test` and checks that the planted line really ran, that the named test fails, that it fails
 for the reason given in `tests/mutants/mutants.py`, and that it passes without the mutant. The letters are those of the
-project's list of known violations of differential privacy; traps of mechanisms that do not exist here yet (DP-SGD,
-attacks) come with them.
+project's list of known violations of differential privacy; traps of mechanisms that do not exist here yet (generators
+of their own condition frequencies, attacks) come with them.
 
 This table is written from `tests/mutants/mutants.py`; a test compares the two.
 """

@@ -150,10 +150,11 @@ def test_no_attacker_proves_more_than_is_claimed(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "fits", "edit"),
     [
-        (
+        pytest.param(
             "gaussian",
             1_500,
             Edit("tabveil.mechanisms:gaussian_noise", "float(event.sigma))", "float(event.sigma) / 3)"),
+            marks=pytest.mark.nightly,
         ),
         ("laplace", 600, Edit("tabveil.mechanisms:laplace_noise", "float(event.scale))", "float(event.scale) / 3)")),
     ],

@@ -124,6 +124,19 @@ def test_import_is_lazy() -> None:
     assert loaded - set(sys.stdlib_module_names) == {"tabveil"}
 
 
+def test_training_without_torch_names_the_extra() -> None:
+    without = """
+class Without:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            raise ModuleNotFoundError(name=name)
+sys.meta_path.insert(0, Without())
+import tabveil.sgd
+"""
+    ran = run(without)
+    assert ran.stderr.strip().endswith("Neural generators need torch: pip install 'tabveil[deep]'.")
+
+
 @pytest.mark.parametrize("name", tabveil.__all__)
 def test_public_name_resolves(name: str) -> None:
     assert getattr(tabveil, name) is not None
@@ -132,9 +145,27 @@ def test_public_name_resolves(name: str) -> None:
 
 def test_names_lists_plugins_without_importing_them() -> None:
     result = run("import tabveil; print(*tabveil.names('generators'), 'numpy' in sys.modules)")
-    assert result.stdout.split() == ["aim", "auto", "independent", "mst", "False"], result.stderr
+    assert result.stdout.split() == [
+        "aim",
+        "auto",
+        "ctgan",
+        "independent",
+        "mst",
+        "pretrained_lm",
+        "tabular_lm",
+        "tvae",
+        "False",
+    ], result.stderr
     with pytest.raises(tabveil.errors.UsageError, match="no family 'schemas'"):
         tabveil.names("schemas")
+
+
+def test_a_generator_is_found_by_the_name_of_its_class() -> None:
+    assert tabveil.MST is type(tabveil.create("mst", epsilon=1.0, delta=1e-6))
+    assert tabveil.MST(epsilon=1.0, delta=1e-6).epsilon == 1.0
+    for name in ("mst", "Mst", "_MST"):
+        with pytest.raises(AttributeError, match="no attribute"):
+            getattr(tabveil, name)
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

@@ -17,6 +17,7 @@ from scipy import stats
 from sklearn.base import clone
 
 from tabveil import accounting
+from tabveil._conformance_probes import create
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent
 from tabveil.columns import Boolean, Categorical, Column, Identifier, Integer
 from tabveil.constraints import Implied, Inequality, Sum
@@ -30,7 +31,7 @@ from tabveil.errors import (
     UsageError,
 )
 from tabveil.generators import generators
-from tabveil.generators.base import Generator, create, load, outside
+from tabveil.generators.base import Generator, load, outside
 from tabveil.ledger import Ledger
 from tabveil.mechanisms import PrivateRows, seeded_noise_for_tests
 from tabveil.records import RELATION

@@ -56,7 +56,7 @@ from tabveil.errors import (
     UsageError,
     VerificationError,
 )
-from tabveil.ledger import Ledger, Receipt
+from tabveil.ledger import Ledger, Receipt, Resumable
 from tabveil.records import RELATION, PrivacyStatement
 from tabveil.schema import Schema
 
@@ -620,6 +620,70 @@ def test_an_outsider_notices_a_changed_export(tmp_path):
     assert "events DOES NOT AGREE" in _recompute(tmp_path, data).stdout
     data["entries"][1]["payload"] = data["entries"][1]["payload"].replace("20.0", "21.0")
     assert "chain is broken at entry 1" in _recompute(tmp_path, data).stderr
+
+
+STEP = PoissonSampledDpEvent(0.05, GaussianDpEvent(4.0))
+
+
+def test_a_charge_that_may_be_resumed_is_used_up_once():
+    """Trap A10: whatever is left of it belongs to all processes together, and what cannot be resumed to the first."""
+    ledger = opened()
+    spends = [Spend("steps", STEP, 10), Spend("counts", noise(50.0), 2)]
+    first = ledger.charge("patients", spends, label="fit", resumable=Resumable("k", ("steps",)))
+    before = ledger.statement("patients").epsilon
+    assert first.claim("counts", 5) == 2
+    assert [first.claim("steps", 4), first.claim("steps", 3)] == [4, 3]  # claimed once: the second asks for no more
+    for _ in range(4):
+        assert first.take("steps") == STEP
+    assert first.take("steps") == STEP  # not claimed beforehand: claimed by itself
+    second = ledger.resume("patients", "k")
+    assert second.spends == first.spends
+    assert second.claim("counts", 5) == 0
+    with pytest.raises(UnchargedError):
+        second.take("counts")
+    second.require()
+    assert second.claim("steps", 100) == 5
+    assert first.claim("steps", 100) == 0
+    assert first.take("counts") == noise(50.0)
+    assert ledger.statement("patients").epsilon == before
+    assert len(ledger.export("patients")["events"]) == 2
+    ledger.verify("patients")
+    assert Receipt.uncharged().claim("steps", 7) == 7
+    assert ledger.charge("patients", noise(90.0), label="plain").claim("plain", 3) == 1
+
+
+def test_a_key_is_one_charge_s():
+    ledger = opened()
+    ledger.charge("patients", [Spend("steps", STEP, 3)], label="fit", resumable=Resumable("k", ("steps",)))
+    with pytest.raises(LedgerError, match="same key"):
+        ledger.charge("patients", [Spend("steps", STEP, 3)], label="fit", resumable=Resumable("k", ("steps",)))
+    assert ledger.resume("patients", "k").claim("steps", 9) == 3
+    for labels in ((), ("other",), ("steps", "steps")):
+        with pytest.raises(UsageError, match="to be resumed"):
+            ledger.charge("patients", [Spend("steps", STEP, 3)], label="x", resumable=Resumable("l", labels))
+    with pytest.raises(LedgerError, match="no charge to be resumed"):
+        ledger.resume("patients", "l")
+    ledger.verify("patients")
+
+
+def test_claims_beyond_the_charge_are_found(tmp_path):
+    """By `verify`, and by an outsider with the export alone."""
+    ledger = opened(tmp_path / "ledger.db")
+    receipt = ledger.charge("patients", [Spend("steps", STEP, 3)], label="fit", resumable=Resumable("k", ("steps",)))
+    receipt.claim("steps", 2)
+    data = ledger.export("patients")
+    assert _recompute(tmp_path, data).returncode == 0
+    last = json.loads(data["entries"][-1]["payload"])
+    for wrong in ({"count": 2}, {"count": 0}, {"count": -1}, {"label": "other"}, {"ref": 0}):
+        payload = canonical(last | {"seq": len(data["entries"])} | wrong)
+        forged = Entry(len(data["entries"]), payload, chained(data["head"], payload))
+        entries = [Entry(e["seq"], e["payload"], e["hash"]) for e in data["entries"]]
+        with pytest.raises(VerificationError):
+            replay("patients", [*entries, forged])
+    longer = {**data, "entries": [*data["entries"], {"seq": forged.seq, "payload": payload, "hash": forged.hash}]}
+    assert _recompute(tmp_path, longer).returncode != 0
+    honest = canonical(last | {"seq": len(data["entries"]), "count": 1})
+    replay("patients", [*entries, Entry(forged.seq, honest, chained(data["head"], honest))])
 
 
 def _recompute(tmp_path, data):

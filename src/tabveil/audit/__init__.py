@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tabveil.audit.base import AuditInput, Auditor
-    from tabveil.records import Finding
+    from tabveil.records import Finding, Measurement
     from tabveil.schema import Schema
 
 
 class _Auditors(Registry):
-    """The auditors; `rates`, their statistics, is none of them."""
+    """The auditors of tables; `rates`, their statistics, `profiles`, which judges their numbers, `training` and
+    `likelihood`, which audit a fit, are none.
+    """
 
     def names(self) -> list[str]:
         """Names of all auditors in alphabetical order; imports none of them."""
-        return [name for name in super().names() if name != "rates"]
+        return [name for name in super().names() if name not in ("rates", "profiles", "training", "likelihood")]
 
 
 registry = _Auditors("tabveil.audit", base="Auditor")
@@ -70,6 +72,35 @@ def audit(
         else:
             findings += auditor.compute(data)
     return tuple(findings)
+
+
+def measure(
+    synthetic: pd.DataFrame,
+    *,
+    train: pd.DataFrame,
+    population: pd.DataFrame | None = None,
+    schema: Schema,
+    auditors: Sequence[str] | None = None,
+) -> tuple[Measurement, ...]:
+    """What auditors count of both tables, without attacking: for now anonymity over declared quasi-identifiers.
+
+    Args:
+      synthetic: the rows that are to be released, with the schema's learned columns.
+      train: the rows the generator was fitted to.
+      population: rows of all the people that the training rows are some of; the quasi-identifiers are enough.
+      schema: what the columns are, and which are `quasi_identifiers` and `sensitive`.
+      auditors: names from `registry.names()`; all of them by default.
+
+    Raises:
+      UsageError: no such auditor.
+      DataError: a table lacks a column.
+
+    Privacy: reads real rows outside any budget; every measurement is INTERNAL.
+    """
+    from tabveil.audit.base import AuditInput
+
+    data = AuditInput(synthetic=synthetic, train=train, holdout=None, schema=schema, population=population)
+    return tuple(m for auditor in _chosen(auditors) for m in auditor.measure(data))
 
 
 def notes(data: AuditInput, *, auditors: Sequence[str] | None = None) -> tuple[str, ...]:

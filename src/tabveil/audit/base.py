@@ -1,5 +1,8 @@
 """What every auditor is: tables in, `Finding`s out, each beside the numbers that give it meaning.
 
+What is only counted (how many rows share a combination of values) has neither baseline nor chance of error: it comes
+out of `Auditor.measure` as `Measurement`s.
+
 Tables become codes here, and rows that show the same in every learned column get the same number, so that all
 auditors mean the same by a copy. Rows are chosen by a salted hash of their content: repeatable under `random_state`,
 whatever order a table is stored in.
@@ -24,7 +27,7 @@ from numpy.typing import NDArray
 from tabveil.columns import Column
 from tabveil.encoding import INVALID, Codes, parse, size
 from tabveil.errors import UsageError
-from tabveil.records import Finding
+from tabveil.records import Finding, Measurement
 from tabveil.schema import Schema
 
 ALPHA = 0.05
@@ -44,8 +47,11 @@ class AuditInput:
       holdout: real rows that no fit has seen, or None; a holdout without rows counts as None.
       schema: what the columns are.
       random_state: repeats every choice of rows, a whole number from 0 up; None chooses anew.
+      population: rows of all the people that the training rows are some of, where somebody has them; only
+        `Auditor.measure` looks at them, and they need no more columns than it asks for.
 
-    Each frame holds at least the schema's learned columns, in decoded typed form or as raw text; others are ignored.
+    Each other frame holds at least the schema's learned columns; all are in decoded typed form or raw text, and columns
+    that nothing asks for are ignored.
 
     Raises:
       DataError: a frame lacks a learned column or has one twice.
@@ -57,6 +63,7 @@ class AuditInput:
     holdout: pd.DataFrame | None
     schema: Schema
     random_state: int | None = 0
+    population: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
         if self.holdout is not None and not len(self.holdout):
@@ -80,7 +87,8 @@ class AuditInput:
         """Each table that is there, by role, as codes of its learned columns, each of shape (rows,): 0 to size - 1 as
         in `encoding`, `size` for a missing cell, `size + 1` for a value that the column does not allow.
         """
-        return {r: tuple(_codes(c, frame[c.name]) for c in self.schema.learned) for r, frame in self._frames.items()}
+        columns = self.schema.learned
+        return {r: tuple(column_codes(c, frame[c.name]) for c in columns) for r, frame in self._frames.items()}
 
     @cached_property
     def groups(self) -> dict[str, Codes]:
@@ -108,7 +116,8 @@ class AuditInput:
         return rows[np.argsort(hashes, kind="stable")]
 
 
-def _codes(column: Column, values: pd.Series) -> Codes:
+def column_codes(column: Column, values: pd.Series) -> Codes:
+    """Codes of one column's cells, shape (rows,): 0 to size - 1, `size` for missing, `size + 1` for not allowed."""
     codes = parse(column, values)[0]
     codes[codes == INVALID] = size(column) + 1
     return codes
@@ -146,6 +155,13 @@ class Auditor(ABC):
     @abstractmethod
     def why_not(self, data: AuditInput) -> str:
         """A sentence on why this auditor has no finding for such tables, "" where it has."""
+
+    def measure(self, data: AuditInput) -> list[Measurement]:
+        """What is counted rather than attacked: numbers without baseline, interval or verdict, each INTERNAL.
+
+        None by default: most auditors attack. Tables without rows give none, and nothing here needs a holdout.
+        """
+        return []
 
     @classmethod
     def plugin_name(cls) -> str:

@@ -1,247 +1,364 @@
-"""Who was in the table? One black-box attack: a row close to a synthetic row is taken for a training row.
+"""Who was in the table? Attacks that take a synthetic table and tell training rows from held-out rows.
 
-The attacker has the synthetic table, the public schema and the rows he asks about; he knows neither the generator nor
-how it was fitted. Distance is Gower's (1971): the mean over columns of the difference in units of the declared range,
-or of 0 (same) and 1 (not the same) for listed values; missing is a value of its own, at 1 from all others.
+Threat model, no-box: the attacker has the synthetic table, the public schema, reference rows of the same source that no
+fit has seen, and the rows he asks about; he knows neither the generator nor how it was fitted. Of half of the rows
+asked about he knows whether they were in train: they set his thresholds and the weights of the ensemble. He wants to
+know it of the other half, on which alone he is measured. `_membership_scores` has the attacks and their sources.
+
+Targets are random rows, and the tenths of them that have the rarest values or lie farthest from their neighbours
+(Achilles' heels, Meeus et al. 2023). Of each, the best attack is reported, and its interval holds for all attacks at
+once (Bonferroni): an attack that was lucky among eight shows nothing.
 
 Rows that occur more than once in train and holdout together are left out on both sides. A held-out copy of a training
 row is no outsider; and leaving out these alone would keep common rows on one side only, so that a table made without
 looking at train would seem to know it. Among rows that occur once, who is in train is chance, as in a random split.
 
-Privacy: reads real rows outside any budget; findings are INTERNAL. This attack is among the weakest known, and the
-rows of one release are attacked together: its rates describe this release and bound no epsilon, which takes many fits.
-A release on which it fails may fall to others ("The DCR Delusion", arXiv 2505.01524).
+Privacy: reads real rows outside any budget; findings are INTERNAL. The rows of one release are attacked together: rates
+describe this release and bound no epsilon, which takes many fits. A release on which these attacks fail may fall to
+others, to those that know the generator first of all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tabveil.audit._membership_scores import Floats, Material, Rows, Table, scores
 from tabveil.audit.base import ALPHA, AuditInput, Auditor, lacking
 from tabveil.audit.rates import Count, beyond, finding
-from tabveil.columns import Column, Grid
-from tabveil.encoding import Codes, size
 from tabveil.records import Finding
 
 TARGETS = 2_000
 """No more rows than this are attacked on each side."""
 
 FEWEST = 20
-"""Fewer rows than this on a side say nothing."""
+"""Fewer rows than this on a side say nothing; held-out rows make two sides, outsiders and reference."""
+
+EXPOSED = 0.1
+"""Share of the rows that are attacked again as outliers and as Achilles' heels."""
 
 SYNTHETIC_ROWS = 20_000
-"""Distances are taken to no more different synthetic rows than this; copies are found among all."""
+"""Distances are taken to no more different synthetic rows than this, and to those that equal an asked row."""
+
+REFERENCE_ROWS = 5_000
+"""No more held-out rows than this serve as reference."""
 
 CELLS = 4_000_000_000
 """Most cells compared: tables with many columns are compared with fewer synthetic rows."""
 
-BLOCK = 1 << 20
-"""Distances held in memory at a time."""
-
-FALSE_ALARMS = 0.01
-"""Share of outsiders that the second attack may take for training rows."""
-
-CONFIDENCE = 1 - ALPHA / 2
-"""Of each of the two findings."""
-
-_NOBODY = -1.0
-"""A threshold below every distance."""
+FALSE_ALARMS = (0.01, 0.001)
+"""Shares of outsiders that may be taken for training rows; the second only for random targets, the others are few."""
 
 _WHAT = "Membership"
 
-Floats = NDArray[np.float32]
-Rows = NDArray[np.int64]
+_WHOM = {
+    "random": "random rows",
+    "outliers": "the rows with the rarest values",
+    "achilles": "the rows farthest from their neighbours",
+}
 
 
 class Membership(Auditor):
-    """Training rows told from held-out rows by their distance to the closest synthetic row."""
+    """Training rows told from held-out rows by the best of eight attacks."""
 
     def why_not(self, data: AuditInput) -> str:
         """There must be rows in all three tables, and enough of them that occur once."""
         reason = lacking(data, roles=("holdout", "train", "synthetic"), what=_WHAT)
         if reason or len(_targets(data).members) >= FEWEST:
             return reason
-        return f"{_WHAT} was not measured: it takes {FEWEST} training and {FEWEST} held-out rows that occur only once."
+        few = f"{FEWEST} training and {2 * FEWEST} held-out rows that occur only once"
+        return f"{_WHAT} was not measured: it takes {few}."
 
     def compute(self, data: AuditInput) -> list[Finding]:
-        """Two findings: accuracy at the best threshold, and training rows recognised at 1 % false alarms."""
-        if self.why_not(data):
-            return []
-        targets = _targets(data)
-        near = _distances(data, targets)
-        outsiders = near[len(targets.members) :]
-        attack = attacked(near[: len(targets.members)], outsiders[: len(targets.members)])
-        half = min(TARGETS, len(outsiders) // 2)
-        control = attacked(outsiders[half : 2 * half], outsiders[:half])
-        return [_accuracy(attack, control, targets), _recognised(attack, control, targets)]
+        """For each kind of targets the area under the ROC curve and the rate of recognised rows, by the best attack."""
+        return [] if self.why_not(data) else _findings(measure(data))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class _Targets:
-    """Positions of the rows under attack, and how many were left out.
+    """Positions of the rows under attack, of those the attacker knows, and how many were left out.
 
     Attributes:
       members: in train, shape (n,), in random order.
       outsiders: in holdout, shape (n to 2 * TARGETS,), in random order; the attack takes the first n.
+      reference: in holdout, shape (r,), in random order; those that occur more than once included.
       copies: held-out rows that copy a training row, out of all held-out rows.
     """
 
     members: Rows
     outsiders: Rows
+    reference: Rows
     copies: Count
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one attack got on the half that it had not chosen its thresholds on.
+
+    Attributes:
+      pairs: pairs of one member and one outsider in which the member scores higher, ties counted every other time: the
+        area under the ROC curve. Each row is in one pair, so that pairs are independent.
+      recognised: members above the threshold, for each of FALSE_ALARMS.
+      alarms: outsiders above it, likewise.
+    """
+
+    pairs: Count
+    recognised: tuple[Count, ...]
+    alarms: tuple[Count, ...]
+
+
+Outcomes = dict[str, dict[str, Outcome]]
+"""By kind of targets ("random", "outliers", "achilles"), then by attack."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """All attacks on all targets.
+
+    Attributes:
+      attack: on training rows.
+      control: on held-out rows that pose as training rows.
+      about: the threat model, seed and cost, as sentences.
+    """
+
+    attack: Outcomes
+    control: Outcomes
+    about: str
+
+
+def measure(data: AuditInput) -> Measured:
+    """Every attack's outcome, not only the best one's: for tables that compare attacks.
+
+    Raises:
+      ValueError: there are too few rows (`Membership().why_not(data)` says so first).
+
+    Privacy: counts of real rows outside any budget; INTERNAL.
+    """
+    targets = _targets(data)
+    material = _material(data, targets)
+    found, exposure = scores(material)
+    n, half = len(targets.members), min(TARGETS, len(targets.outsiders) // 2)
+    outside = np.arange(n, n + len(targets.outsiders))
+    return Measured(
+        attack=contest(found, exposure, members=np.arange(n), outsiders=outside[:n]),
+        control=contest(found, exposure, members=outside[half : 2 * half], outsiders=outside[:half]),
+        about=_about(data, targets, material),
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- targets
 
 
 def _targets(data: AuditInput) -> _Targets:
     train, holdout = data.groups["train"], data.groups["holdout"]
     times = np.bincount(np.concatenate([train, holdout]))
     once = {"train": np.flatnonzero(times[train] == 1), "holdout": np.flatnonzero(times[holdout] == 1)}
-    members, outsiders = (data.shuffled(role, rows, purpose="targets") for role, rows in once.items())
+    members, fresh = (data.shuffled(role, rows, purpose="targets") for role, rows in once.items())
+    outsiders, known = fresh[: len(fresh) // 2][: 2 * TARGETS], fresh[len(fresh) // 2 :]
+    # Nobody asks about rows that repeat, so the attacker may know them; without them common rows would look leaked.
+    known = np.concatenate([known, np.flatnonzero(times[holdout] > 1)])
     tried = min(TARGETS, len(members), len(outsiders))
-    copies = Count(int(np.isin(holdout, train).sum()), len(holdout))
-    return _Targets(members[:tried], outsiders[: 2 * TARGETS], copies)
-
-
-# ------------------------------------------------------------------------------------------------------------ distances
-
-
-def _distances(data: AuditInput, targets: _Targets) -> Floats:
-    """Distance of each member and then each outsider to the closest synthetic row, in columns: 0 to their number."""
-    real = zip(data.codes["train"], data.codes["holdout"], strict=True)
-    asked = tuple(np.concatenate([inside[targets.members], outside[targets.outsiders]]) for inside, outside in real)
-    group = np.concatenate([data.groups["train"][targets.members], data.groups["holdout"][targets.outsiders]])
-    made = data.groups["synthetic"]
-    different = data.shuffled("synthetic", np.unique(made, return_index=True)[1], purpose="synthetic")
-    kept = different[: min(SYNTHETIC_ROWS, max(1, CELLS // (len(group) * len(asked))))]
-    near = closest(data.schema.learned, asked, tuple(c[kept] for c in data.codes["synthetic"]))
-    near[np.isin(group, made)] = 0
-    return near
-
-
-def closest(columns: tuple[Column, ...], asked: tuple[Codes, ...], rows: tuple[Codes, ...]) -> Floats:
-    """Gower distance of each asked row to the closest of `rows`, not divided by the number of columns.
-
-    Args:
-      columns: what the codes stand for.
-      asked: codes of each column as in `AuditInput.codes`, shape (n,).
-      rows: likewise, shape (m,); m >= 1.
-
-    Returns:
-      Shape (n,), each 0 to len(columns).
-    """
-    ours = [_scaled(c, codes) for c, codes in zip(columns, asked, strict=True)]
-    theirs = [_scaled(c, codes) for c, codes in zip(columns, rows, strict=True)]
-    best = np.zeros(len(ours[0]), dtype=np.float32)
-    step = max(1, BLOCK // len(theirs[0]))
-    gap = np.empty((step, len(theirs[0])), dtype=np.float32)
-    for start in range(0, len(best), step):
-        block = [values[start : start + step] for values in ours]
-        best[start : start + step] = _sums(block, theirs, gap[: len(block[0])]).min(axis=1)
-    return best
-
-
-def _sums(ours: list[Floats], theirs: list[Floats], gap: Floats) -> Floats:
-    """Sums over columns of differences, each at most 1, shape (n, m); `gap` is room of that shape to work in."""
-    total = np.zeros_like(gap)
-    for mine, other in zip(ours, theirs, strict=True):
-        np.subtract(mine[:, None], other[None, :], out=gap)
-        np.abs(gap, out=gap)
-        np.minimum(gap, 1, out=gap)
-        total += gap
-    return total
-
-
-def _scaled(column: Column, codes: Codes) -> Floats:
-    """Numbers whose difference, cut at 1, is the column's distance: a grid from 0 to 1, all else whole numbers."""
-    if not isinstance(column, Grid):
-        return codes.astype(np.float32)
-    top = max(1, column.units - 1)
-    special = codes - size(column) + 2  # missing is 2, not allowed is 3: at least 1 from each other and from the grid
-    return np.where(codes >= size(column), special, codes / top).astype(np.float32)
-
-
-# --------------------------------------------------------------------------------------------------------------- attack
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the attack got on the half it had not chosen its thresholds on.
-
-    Attributes:
-      told: rows put on the right side by the best threshold, out of all.
-      recognised: members recognised by the threshold for few false alarms.
-      alarms: outsiders taken for members by that threshold.
-    """
-
-    told: Count
-    recognised: Count
-    alarms: Count
-
-
-def attacked(members: Floats, outsiders: Floats) -> Outcome:
-    """The attack's outcome on equally many distances of members and of outsiders (at least 2), both in random order.
-
-    Every other row serves to choose thresholds, the rest to measure.
-    """
-    best, strict = _thresholds(members[1::2], outsiders[1::2])
-    inside, outside = members[::2], outsiders[::2]
-    return Outcome(
-        told=_called(inside, best) + _called(outside, best).misses,
-        recognised=_called(inside, strict),
-        alarms=_called(outside, strict),
+    return _Targets(
+        members=members[:tried],
+        outsiders=outsiders,
+        reference=data.shuffled("holdout", known, purpose="reference")[:REFERENCE_ROWS],
+        copies=Count(int(np.isin(holdout, train).sum()), len(holdout)),
     )
 
 
-def _called(distances: Floats, threshold: float) -> Count:
-    return Count(int((distances <= threshold).sum()), len(distances))
+def _material(data: AuditInput, targets: _Targets) -> Material:
+    real = zip(data.codes["train"], data.codes["holdout"], strict=True)
+    asked = tuple(np.concatenate([inside[targets.members], outside[targets.outsiders]]) for inside, outside in real)
+    group = np.concatenate([data.groups["train"][targets.members], data.groups["holdout"][targets.outsiders]])
+    kept, times = _different(data, group)
+    entropy = None if data.random_state is None else [int(data.random_state), 1]
+    return Material(
+        columns=data.schema.learned,
+        synthetic=_rows(data.codes["synthetic"], kept),
+        times=times,
+        reference=_rows(data.codes["holdout"], targets.reference),
+        asked=asked,
+        seed=int(np.random.SeedSequence(entropy).generate_state(1)[0]),
+    )
 
 
-def _thresholds(members: Floats, outsiders: Floats) -> tuple[float, float]:
-    """The distance that best tells members from outsiders, and the largest that has at most FALSE_ALARMS within it.
+def _rows(table: Table, rows: Rows) -> Table:
+    return tuple(column[rows] for column in table)
 
-    Either is below every distance where that is best: then nobody is taken for a member.
+
+def _different(data: AuditInput, asked: Rows) -> tuple[Rows, Rows]:
+    """Positions of different synthetic rows, a random part where they are many, and how often each occurs.
+
+    Those that equal an asked row are all there, so that no copy is missed; that holds for outsiders as for members.
     """
-    tried = np.unique(np.concatenate([[_NOBODY], members, outsiders]))
-    caught, alarms = (np.searchsorted(np.sort(d), tried, side="right") / len(d) for d in (members, outsiders))
-    return float(tried[np.argmax(caught - alarms)]), float(tried[alarms <= FALSE_ALARMS][-1])
+    made = data.groups["synthetic"]
+    group, first, times = np.unique(made, return_index=True, return_counts=True)
+    order = data.shuffled("synthetic", first, purpose="synthetic")
+    most = min(SYNTHETIC_ROWS, max(1, CELLS // (len(asked) * len(data.schema.learned))))
+    kept = order[(np.arange(len(order)) < most) | np.isin(made[order], asked)]
+    return kept, times[np.searchsorted(group, made[kept])]
+
+
+# -------------------------------------------------------------------------------------------------------------- contest
+
+
+def contest(found: Mapping[str, Floats], exposure: Mapping[str, Floats], *, members: Rows, outsiders: Rows) -> Outcomes:
+    """Every attack, and their ensemble, on every kind of targets.
+
+    Args:
+      found: each attack's score of each row, shape (rows,).
+      exposure: how exposed each row is, by kind, shape (rows,).
+      members: positions of rows that are (or pose as) training rows, shape (n,), n >= 2, in random order.
+      outsiders: positions of as many others, in random order.
+
+    Every other row of a side chooses thresholds and weights, the rest measure.
+    """
+    sides = (members, outsiders)
+    everything = {**found, "ensemble": _ensemble(found, members=members[1::2], outsiders=outsiders[1::2])}
+    outcomes = {}
+    for whom in _WHOM:
+        cut = _cut(exposure[whom][np.concatenate(sides)]) if whom in exposure else -np.inf
+        of = exposure.get(whom, np.zeros(0))
+        chosen = [[part[of[part] >= cut] if whom in exposure else part for part in (s[1::2], s[::2])] for s in sides]
+        outcomes[whom] = {
+            name: attacked(*([score[part] for part in side] for side in chosen)) for name, score in everything.items()
+        }
+    return outcomes
+
+
+def _cut(exposure: Floats) -> float:
+    """The exposure from which a row belongs to the exposed: one cut for both sides, whatever side a row is on."""
+    exposed = min(len(exposure), max(4 * FEWEST, round(EXPOSED * len(exposure))))
+    return float(np.sort(exposure)[-exposed])
+
+
+def _ensemble(found: Mapping[str, Floats], *, members: Rows, outsiders: Rows) -> Floats:
+    """All scores in one: a logistic regression on their ranks among the rows whose side is known, shape (rows,)."""
+    from sklearn.linear_model import LogisticRegression
+
+    known = np.concatenate([members, outsiders])
+    ranks = np.column_stack([_ranks(score, score[known]) for score in found.values()])
+    model = LogisticRegression().fit(ranks[known], np.repeat([1, 0], [len(members), len(outsiders)]))
+    odds: Floats = model.decision_function(ranks)
+    return odds
+
+
+def _ranks(score: Floats, known: Floats) -> Floats:
+    """The share of known scores below each, less a half; equal ones count as half below."""
+    ordered = np.sort(known)
+    below, up_to = (np.searchsorted(ordered, score, side=side) for side in ("left", "right"))
+    return (below + up_to) / (2 * len(ordered)) - 0.5
+
+
+def attacked(members: list[Floats], outsiders: list[Floats]) -> Outcome:
+    """One attack's outcome; of each side the scores that choose thresholds, then those that are measured on."""
+    thresholds = [_threshold(members[0], outsiders[0], share) for share in FALSE_ALARMS]
+    return Outcome(
+        pairs=_pairs(members[1], outsiders[1]),
+        recognised=tuple(_above(members[1], t) for t in thresholds),
+        alarms=tuple(_above(outsiders[1], t) for t in thresholds),
+    )
+
+
+def _threshold(members: Floats, outsiders: Floats, share: float) -> float:
+    """The lowest score that at most that share of outsiders reach; infinite where there is none."""
+    tried = np.unique(np.concatenate([members, outsiders, [np.inf]]))
+    alarms = len(outsiders) - np.searchsorted(np.sort(outsiders), tried, side="left")
+    return float(tried[alarms <= share * len(outsiders)][0])
+
+
+def _above(score: Floats, threshold: float) -> Count:
+    return Count(int((score >= threshold).sum()), len(score))
+
+
+def _pairs(members: Floats, outsiders: Floats) -> Count:
+    pairs = min(len(members), len(outsiders))
+    first, second = members[:pairs], outsiders[:pairs]
+    won = np.where(first == second, np.arange(pairs) % 2 == 0, first > second)
+    return Count(int(won.sum()), pairs)
 
 
 # ------------------------------------------------------------------------------------------------------------- findings
 
 
-def _accuracy(attack: Outcome, control: Outcome, targets: _Targets) -> Finding:
-    found = finding(
-        auditor=Membership.plugin_name(),
-        name="training rows told from others by distance to the closest synthetic row (balanced accuracy)",
-        attack=attack.told,
-        baseline=0.5,
-        control=control.told,
-        confidence=CONFIDENCE,
-        verdict="",
+@dataclass(frozen=True)
+class _Question:
+    """What a finding answers: about whom, and at which of FALSE_ALARMS (None: the area under the ROC curve)."""
+
+    whom: str
+    alarms: int | None
+
+    def counts(self, outcome: Outcome) -> tuple[Count, float | Count]:
+        """What the attack got, and what guessing gets."""
+        if self.alarms is None:
+            return outcome.pairs, 0.5
+        return outcome.recognised[self.alarms], outcome.alarms[self.alarms]
+
+    @property
+    def name(self) -> str:
+        if self.alarms is None:
+            return f"training rows told from others (area under the ROC curve): {_WHOM[self.whom]}"
+        rate = f"{FALSE_ALARMS[self.alarms]:.1%}".replace(".0%", "%")
+        return f"training rows recognised at {rate} false alarms (true positive rate): {_WHOM[self.whom]}"
+
+
+QUESTIONS = tuple(_Question(w, a) for w in _WHOM for a in (None, 0, 1) if a != 1 or w == "random")
+"""One finding each; they share ALPHA evenly."""
+
+CONFIDENCE = 1 - ALPHA / len(QUESTIONS)
+"""Of each finding, for all attacks together."""
+
+
+def _findings(measured: Measured) -> list[Finding]:
+    return [_best(measured, question) for question in QUESTIONS]
+
+
+def per_attack(measured: Measured, question: _Question) -> dict[str, Finding]:
+    """Each attack's answer to one of QUESTIONS, with an interval that holds for all attacks at once."""
+    outcomes, control = measured.attack[question.whom], measured.control[question.whom]
+    found = {}
+    for attack, outcome in outcomes.items():
+        got, guessing = question.counts(outcome)
+        found[attack] = finding(
+            auditor=Membership.plugin_name(),
+            name=question.name,
+            attack=got,
+            baseline=guessing,
+            control=question.counts(control[attack])[0],
+            confidence=1 - (1 - CONFIDENCE) / len(outcomes),
+            verdict="",
+        )
+    return found
+
+
+def _best(measured: Measured, question: _Question) -> Finding:
+    answers = per_attack(measured, question)
+    attack = max(answers, key=lambda name: answers[name].interval[0] - answers[name].baseline)
+    best = replace(answers[attack], confidence=CONFIDENCE)
+    tries = question.counts(measured.attack[question.whom][attack])[0].tries
+    alone = f"distance to the closest row alone got {answers['nearest'].value:.3f}"
+    how = f"best of {len(answers)} attacks: {attack}; {alone}"
+    said = "are told from held-out rows" if beyond(best) else "were not told from held-out rows beyond chance"
+    whom = f"{_WHOM[question.whom]}, {tries:,} tries"
+    return replace(best, verdict=f"Training rows {said} ({whom}; {how}): {_meaning(best)}. {measured.about}")
+
+
+def _meaning(best: Finding) -> str:
+    if beyond(best):
+        return "people in the table are exposed"
+    shown = f"had every try worked, {best.ceiling:.3f} beside {best.baseline:.3f} would have shown"
+    return f"these attacks failed, a stronger one may not; {shown}"
+
+
+def _about(data: AuditInput, targets: _Targets, material: Material) -> str:
+    state = "not fixed" if data.random_state is None else str(data.random_state)
+    known, copies = 2 * (len(targets.members) // 2), targets.copies
+    return (
+        f"The attacker has the synthetic table, the schema, {len(targets.reference):,} reference rows and rows to ask "
+        f"about, and knows of {known:,} other rows whether they were in train; he wants to know who was. "
+        f"Random state {state}; cost: {material.row_pairs:,} pairs of rows and one classifier, no further fit. "
+        "A rate over the rows of one release describes that release and is no bound on epsilon; "
+        f"{copies.hits:,} of {copies.tries:,} held-out rows copy a training row and were left out, as all that repeat."
     )
-    said = "can be told from held-out rows" if beyond(found) else "were not told from held-out rows beyond chance"
-    return _judged(found, f"Training rows {said} by how close a synthetic row is", targets)
-
-
-def _recognised(attack: Outcome, control: Outcome, targets: _Targets) -> Finding:
-    found = finding(
-        auditor=Membership.plugin_name(),
-        name=f"training rows recognised at {FALSE_ALARMS:.0%} false alarms (true positive rate)",
-        attack=attack.recognised,
-        baseline=attack.alarms,
-        control=control.recognised,
-        confidence=CONFIDENCE,
-        verdict="",
-    )
-    alarms = f"with false alarms on {attack.alarms.rate:.1%} of held-out rows"
-    said = "are recognised" if beyond(found) else "were not recognised beyond chance"
-    return _judged(found, f"Training rows {said} {alarms} (at most {found.baseline:.1%} by chance)", targets)
-
-
-def _judged(found: Finding, said: str, targets: _Targets) -> Finding:
-    meaning = "people in the table are exposed" if beyond(found) else "this one attack failed, a stronger one may not"
-    left_out = f"{targets.copies.hits:,} of {targets.copies.tries:,} held-out rows copy a training row"
-    about = "a rate over the rows of one release describes that release and is no bound on epsilon"
-    return replace(found, verdict=f"{said}: {meaning}; {about}; {left_out} and were left out, like all that repeat.")

@@ -116,6 +116,25 @@ def one_way_label(column: Column) -> str:
     return f"counts of {brief(column)}"
 
 
+def count_columns(
+    axes: Sequence[Axis], rows: PrivateRows, plan: Plan, *, tell: Callable[[float], None]
+) -> tuple[list[Axis], list[Measurement]]:
+    """Final axes, rare cells joined, and their noisy counts, charged under `one_way_label`."""
+    rows.tabulate([(axis,) for axis in axes])
+    final, measured = [], []
+    for i, axis in enumerate(axes):
+        label = one_way_label(axis.column)
+        noise = noise_of(plan.spends, label)
+        counts = rows.counts([axis], label=label).astype(float)
+        joined, groups = without_rare(axis, counts, RARE_NOISE * noise)
+        final.append(joined)
+        summed = np.bincount(groups, weights=counts, minlength=joined.size).astype(np.float64)
+        measured.append(Measurement((i,), summed, noise))
+        tell((i + 1) / len(axes))
+    rows.forget(axes)
+    return final, measured
+
+
 class MarginalGenerator(Generator):
     """A generator whose fitted state is one axis per modelled column and a graphical model over their cells.
 
@@ -142,19 +161,7 @@ class MarginalGenerator(Generator):
         self, axes: Sequence[Axis], rows: PrivateRows, plan: Plan
     ) -> tuple[list[Axis], list[Measurement]]:
         """Final axes, rare cells joined, and their noisy counts."""
-        rows.tabulate([(axis,) for axis in axes])
-        final, measured = [], []
-        for i, axis in enumerate(axes):
-            label = one_way_label(axis.column)
-            noise = noise_of(plan.spends, label)
-            counts = rows.counts([axis], label=label).astype(float)
-            joined, groups = without_rare(axis, counts, RARE_NOISE * noise)
-            final.append(joined)
-            summed = np.bincount(groups, weights=counts, minlength=joined.size).astype(np.float64)
-            measured.append(Measurement((i,), summed, noise))
-            self._tell("counting columns", (i + 1) / len(axes))
-        rows.forget(axes)
-        return final, measured
+        return count_columns(axes, rows, plan, tell=lambda share: self._tell("counting columns", share))
 
     def _factors(self) -> list[Factor]:
         """What the schema's constraints leave of each combination of cells, for `estimate`."""

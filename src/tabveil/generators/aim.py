@@ -140,6 +140,7 @@ class AIM(MarginalGenerator):
     guarantee: ClassVar[str] = (
         "Charged noisy histograms of columns, pairs and triples, chosen by report-noisy-max in rounds."
     )
+    least_strength: ClassVar[float] = 100.0
 
     def __init__(
         self,

@@ -188,6 +188,14 @@ class Auto(Generator):
         """What the chosen generator expects a fit under `schema` to take; None where it does not say."""
         return self._made(self._choose(schema)).expected_seconds(schema)
 
+    def delegate(self, schema: Schema) -> Generator:
+        """The generator chosen for `schema`."""
+        return self._made(self._choose(schema))
+
+    def reasons(self, schema: Schema) -> tuple[str, ...]:
+        """Why it is chosen."""
+        return self._choose(schema).reasons
+
     def _choose(self, schema: Schema) -> Choice:
         return choose(schema, epsilon=self.epsilon, delta=self.delta)
 

@@ -16,9 +16,11 @@ import math
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from types import MappingProxyType
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -41,6 +43,10 @@ from tabveil.tables import Table, open_table, write_bytes, write_text
 Arrays = dict[str, NDArray[Any]]
 Progress = Callable[[str, float], None]
 """Told what is being done and which share of it, 0 to 1; neither depends on the data."""
+
+T = TypeVar("T")
+Form = tuple[Callable[[T], Any], Callable[[Any], T]]
+"""To a tree of dicts, lists, arrays and JSON values, and back."""
 
 BATCH_ROWS = 1_000_000
 """Most rows drawn at a time where a sample is written to a file."""
@@ -155,8 +161,20 @@ class Generator(ABC):
     keeps_constraints: ClassVar[bool] = False
     """Whether every sampled row obeys the constraints of the schema; if not, a schema with constraints is refused."""
 
+    pure: ClassVar[bool] = True
+    """Whether it can do without a delta; one that cannot refuses delta 0."""
+
+    quick: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Options under which a fit takes seconds whatever the table: the conformance checks make it with them."""
+
     conditional: ClassVar[bool] = False
     """Whether it draws exactly under conditions: `_draw_given` and `_complete` are its own."""
+
+    least_strength: ClassVar[float] = 0.0
+    """Rows per standard deviation of noise (`planning`) below which single columns say more; 0 where not measured."""
+
+    local: ClassVar[frozenset[str]] = frozenset({"progress"})
+    """Options that are of this process or machine only: no model and no release names them."""
 
     def __init__(
         self,
@@ -189,7 +207,10 @@ class Generator(ABC):
 
     def settings(self) -> dict[str, Any]:
         """What a release says of a fit beside its budget: the options, and what the fit settled for itself."""
-        return {k: v for k, v in self.get_params().items() if k not in ("progress", "epsilon", "delta")}
+        return self._options()
+
+    def _options(self) -> dict[str, Any]:
+        return {k: v for k, v in self.get_params().items() if k not in {*self.local, "epsilon", "delta"}}
 
     def set_params(self, **params: Any) -> Self:
         """Set constructor arguments, checked as the constructor does; the generator must be fitted again."""
@@ -270,6 +291,25 @@ class Generator(ABC):
         """
         return None
 
+    def rehearsal(self, plan: Plan, rows: int) -> tuple[int, float] | None:
+        """Steps and sampling rate of a fit's training, for `planning` to measure a few steps on made-up rows.
+
+        (0, 1.0) without a training; None where a fit on made-up rows would say nothing of how long one on real rows is.
+        """
+        return None
+
+    def shorter(self, steps: int, rate: float) -> dict[str, Any]:
+        """Options of a training of so many steps at this rate, every step as long as one of its own."""
+        return {"steps": steps, "rate": rate}
+
+    def delegate(self, schema: Schema) -> Generator:
+        """The generator that does the work of a fit under `schema`: itself, where it does not choose another one."""
+        return self
+
+    def reasons(self, schema: Schema) -> tuple[str, ...]:
+        """Sentences on what it chooses for a fit under `schema`; none where there is nothing to choose."""
+        return ()
+
     def _all_spends(self, schema: Schema) -> tuple[Spend, ...]:
         """The subclass's steps and, where it has not planned for them itself (`divide` does), those that resolve
         `schema`.
@@ -309,7 +349,7 @@ class Generator(ABC):
         plan = self.plan(schema)
         if plan.private and ledger is not None and dataset is not None:
             check_unit(ledger, dataset, schema)
-        receipt = self._pay(plan, ledger, dataset)
+        receipt = self._pay(plan, schema, ledger=ledger, dataset=dataset)
         self._schema = self._statement = None
         self._fit_paid(source, schema, (plan, receipt))
         self._statement = self._state_privacy(plan, schema, dataset)
@@ -319,13 +359,18 @@ class Generator(ABC):
         plan, receipt = paid
         rows = PrivateRows(source, schema, receipt)
         try:
-            self._schema = learning.resolve(schema, rows, plan.spends)
+            form = (Schema.to_dict, Schema.from_dict)
+            self._schema = self._kept("schema", lambda: learning.resolve(schema, rows, plan.spends), form)
             self._learn(rows.under(self._schema), plan)
         except BaseException:
             self._schema = None
             raise
 
-    def _pay(self, plan: Plan, ledger: Ledger | None, dataset: str | None) -> Receipt:
+    def _kept(self, name: str, ask: Callable[[], T], form: Form[T]) -> T:
+        """What `ask` learns of charged rows in one go; generators that save it give what an earlier process learned."""
+        return ask()
+
+    def _pay(self, plan: Plan, schema: Schema, *, ledger: Ledger | None, dataset: str | None) -> Receipt:
         if not plan.private:
             if ledger is not None and dataset is None:
                 raise LedgerError("Give dataset= with ledger=, so that a run without privacy is recorded.")
@@ -346,9 +391,13 @@ class Generator(ABC):
             accountant=accounting.ACCOUNTANT if plan.private else "none",
             theorem=accounting.COMPOSITION if plan.private else "none",
             dataset=dataset,
-            outside=outside(schema, bought=plan.private and not noise_is_seeded()),
+            outside=(*outside(schema, bought=plan.private and not noise_is_seeded()), *self._outside()),
             release=not noise_is_seeded(),
         )
+
+    def _outside(self) -> tuple[str, ...]:
+        """Sentences naming what the guarantee of this generator's fits does not cover, beside what `outside` names."""
+        return ()
 
     def _tell(self, stage: str, share: float) -> None:
         if self.progress is not None:
@@ -382,7 +431,8 @@ class Generator(ABC):
           n: how many rows, 0 or more; the public (or charged, estimated) row count by default.
           where: what every row obeys, column by column: a value, a 2-tuple (low, high) with both ends included and None
             for an open one, None for missing, or a set or list of these. Rows have exactly the model's law given all of
-            it at once; nothing is drawn and thrown away.
+            it at once: the marginal generators draw nothing and throw it away, the deep ones search within a bound
+            (`ctgan` is given a condition that fewer than 1 in 100 of its rows meet).
           balance: a label whose values shall be equally frequent (those the model can draw, missing not among them), or
             {label: {value: share, ...}} with shares that add up to 1. Counts are the shares' up to rounding; all else
             follows the model given the label. `frame.attrs["balance"]` holds both marginals, see `balance_report`.
@@ -536,13 +586,12 @@ class Generator(ABC):
           StorageError: the folder cannot be written.
         """
         arrays, state = self._state()
-        options = {k: v for k, v in self.get_params().items() if k not in ("progress", "epsilon", "delta")}
         model = {
             "tabveil_model": FORMAT,
             "generator": self.plugin_name(),
             "epsilon": str(self.epsilon),
             "delta": self.delta,
-            "options": options,
+            "options": self._options(),
             "schema": self.schema.to_dict(),
             "statement": self.statement.to_dict(),
             "state": state,
@@ -642,7 +691,7 @@ def create(name: str, *, epsilon: float, delta: float | None = None, **options: 
       UsageError: no such generator or option, or a value out of range.
       MissingDependencyError: the generator needs a package that is not installed.
     """
-    kind = _kind(name)
+    kind = kind_of(name)
     unknown = sorted(set(options) - set(kind.option_names()))
     if unknown:
         known = ", ".join(kind.option_names())
@@ -650,23 +699,45 @@ def create(name: str, *, epsilon: float, delta: float | None = None, **options: 
     return kind(epsilon=epsilon, delta=delta, **options)
 
 
-def _kind(name: str) -> type[Generator]:
+def kind_of(name: str) -> type[Generator]:
+    """The class of the generator called `name`; raises as `create`."""
     kind = generators.get(name)
     if not issubclass(kind, Generator):
         raise TypeError(f"{name} is no Generator")
     return kind
 
 
-def load(folder: str | Path) -> Generator:
+def load(folder: str | Path, **here: Any) -> Generator:
     """The fitted generator saved in `folder`; runs no code from it.
 
+    Args:
+      folder: as `save` wrote it.
+      here: options of this process or machine (`Generator.local`), which no model keeps: `device`, `progress`, and the
+        `base_model` that a `pretrained_lm` was fitted to.
+
     Raises:
-      DataError: the folder holds no model, one of a newer format, or one that was changed since it was saved.
+      DataError: the folder holds no model, one of a newer format, or one that was changed since it was saved; or the
+        base model is another one, or none is named.
+      UsageError: an option that is not of this process or machine, or a value out of range.
       MissingDependencyError: the generator needs a package that is not installed.
     """
     source = Path(folder)
+    with _reading(source):
+        model, arrays = _read(source)
+        kind = kind_of(model["generator"])
+    made = _unfitted(kind, model, here, source)
+    with _reading(source):
+        made._schema = Schema.from_dict(model["schema"])
+        made._statement = PrivacyStatement.from_dict(model["statement"])
+        made._restore(arrays, model["state"])
+    return made
+
+
+@contextmanager
+def _reading(source: Path) -> Iterator[None]:
+    """Inside, whatever goes wrong is the saved model's fault."""
     try:
-        return _loaded(source)
+        yield
     except (MissingDependencyError, DataError):
         raise
     except (TabveilError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
@@ -675,16 +746,22 @@ def load(folder: str | Path) -> Generator:
         raise DataError(f"{source.name!r} holds a model whose arrays cannot be read.") from error
 
 
-def _loaded(source: Path) -> Generator:
+def _unfitted(kind: type[Generator], model: Mapping[str, Any], here: Mapping[str, Any], source: Path) -> Generator:
+    """The generator as it was made, with the options of this machine."""
+    foreign = sorted(set(here) - (kind.local & set(kind.option_names())))
+    if foreign:
+        raise UsageError(f"A saved {model['generator']} keeps its options: {', '.join(foreign)} cannot be given again.")
+    with _reading(source):
+        made = create(model["generator"], epsilon=float(model["epsilon"]), delta=model["delta"], **model["options"])
+    return made.set_params(**here) if here else made
+
+
+def _read(source: Path) -> tuple[dict[str, Any], Arrays]:
+    """model.json and the arrays beside it, once they are seen to be as they were saved."""
     model, packed = json.loads((source / "model.json").read_bytes()), (source / "arrays.npz").read_bytes()
     if model.get("tabveil_model") != FORMAT:
         raise DataError(f"{source.name!r} holds a model of another format; this version reads format {FORMAT}.")
     if model.pop("sha256", None) != _seal(model, packed):
         raise DataError(f"{source.name!r} holds a model whose files were changed since it was saved.")
     with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
-        arrays = {k: stored[k] for k in stored.files}
-    made = create(model["generator"], epsilon=float(model["epsilon"]), delta=model["delta"], **model["options"])
-    made._schema = Schema.from_dict(model["schema"])
-    made._statement = PrivacyStatement.from_dict(model["statement"])
-    made._restore(arrays, model["state"])
-    return made
+        return model, {k: stored[k] for k in stored.files}

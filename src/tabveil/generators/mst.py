@@ -68,6 +68,7 @@ class MST(MarginalGenerator):
     """
 
     guarantee: ClassVar[str] = "Charged noisy histograms of columns and pairs, pairs chosen by report-noisy-max."
+    least_strength: ClassVar[float] = 100.0
 
     def __init__(
         self,

@@ -22,9 +22,9 @@ FRAME = pd.DataFrame({"a": range(60), "b": [i % 10 for i in range(60)]})
 OTHER = FRAME.assign(a=FRAME["a"] + 500)
 
 
-def test_both_auditors_are_registered_and_helpers_are_not() -> None:
-    assert registry.names() == ["copies", "membership"]
-    with pytest.raises(UsageError, match="choose one of copies, membership"):
+def test_auditors_are_registered_and_helpers_are_not() -> None:
+    assert registry.names() == ["anonymity", "attribute", "copies", "membership"]
+    with pytest.raises(UsageError, match="choose one of anonymity, attribute, copies, membership"):
         registry.get("rates")
 
 
@@ -43,7 +43,7 @@ def test_audit_is_public_and_stays_a_function_after_its_package_is_imported() ->
 
 def test_findings_come_by_auditor() -> None:
     found = audit(FRAME, train=FRAME, holdout=OTHER, schema=SCHEMA)
-    assert [f.auditor for f in found] == ["copies", "membership", "membership"]
+    assert [f.auditor for f in found] == ["copies"] + 7 * ["membership"]
     assert len(audit(FRAME, train=FRAME, holdout=OTHER, schema=SCHEMA, auditors=["copies"])) == 1
 
 
@@ -53,6 +53,8 @@ def test_no_holdout_is_a_note(caplog: pytest.LogCaptureFixture) -> None:
         assert audit(FRAME, train=FRAME, holdout=holdout, schema=SCHEMA) == ()
         data = AuditInput(synthetic=FRAME, train=FRAME, holdout=holdout, schema=SCHEMA)
         assert notes(data) == (
+            "Anonymity was not measured: the schema declares no quasi-identifiers.",
+            "What can be guessed of people was not measured: the schema names neither sensitive columns nor a target.",
             "How many rows are copies was not measured: there are no held-out rows.",
             "Membership was not measured: there are no held-out rows.",
         )
