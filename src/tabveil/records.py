@@ -165,6 +165,12 @@ class Finding(Record):
       baseline: what guessing gets; control: what the attack gets on people who were not in the table.
       ceiling: the largest value this sample size could have shown.
       verdict: one plain sentence, without the word "safe".
+      threat_model: who knows what, and wants what, in a sentence.
+      targets: whom the attack is about, and how many.
+      seed: the `random_state` that repeats it; None where it was not fixed.
+      cost: what it took, in numbers that repeat: rows compared, fits; not in seconds.
+      false_alarms, recognised: the ROC curve's points, where the attack has one: shares of outsiders and of members
+        above a falling threshold, each from 0 to 1 and never falling. A picture: the interval is `interval`.
     """
 
     auditor: str
@@ -177,6 +183,12 @@ class Finding(Record):
     ceiling: float
     verdict: str
     internal: bool = True
+    threat_model: str = ""
+    targets: str = ""
+    seed: int | None = None
+    cost: str = ""
+    false_alarms: tuple[float, ...] = ()
+    recognised: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from tabveil.registry import Registry
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
-    from tabveil.audit.base import AuditInput, Auditor
+    from tabveil.audit.base import AuditInput, Auditor, Refit, Tell
     from tabveil.records import Finding, Measurement
     from tabveil.schema import Schema
 
@@ -44,6 +46,9 @@ def audit(
     schema: Schema,
     auditors: Sequence[str] | None = None,
     random_state: int | None = 0,
+    refit: Refit | None = None,
+    store: Path | None = None,
+    tell: Tell | None = None,
 ) -> tuple[Finding, ...]:
     """What attacks on a synthetic table get, each beside its baseline, control, interval and ceiling.
 
@@ -54,6 +59,9 @@ def audit(
       schema: what the columns are.
       auditors: names from `registry.names()`; all of them by default.
       random_state: repeats every choice of rows.
+      refit: fits the generator to other rows and samples, for auditors that play the privacy game.
+      store: a folder for the results of single fits, so that a killed audit goes on where it stopped.
+      tell: told of progress, as (what, share done).
 
     Raises:
       UsageError: no such auditor, or a `random_state` that is no whole number from 0 up.
@@ -61,15 +69,26 @@ def audit(
 
     Privacy: reads real rows outside any budget; every finding is INTERNAL. An auditor without a finding logs why.
     """
-    from tabveil.audit.base import AuditInput
+    from tabveil.audit.base import AuditInput, untold
 
-    data = AuditInput(synthetic=synthetic, train=train, holdout=holdout, schema=schema, random_state=random_state)
+    data = AuditInput(
+        synthetic=synthetic,
+        train=train,
+        holdout=holdout,
+        schema=schema,
+        random_state=random_state,
+        refit=refit,
+        store=store,
+        tell=tell or untold,
+    )
     findings: list[Finding] = []
     for auditor in _chosen(auditors):
         reason = auditor.why_not(data)
         if reason:
             _log.info("%s: %s", auditor.plugin_name(), reason)
         else:
+            if plan := auditor.plan(data):
+                _log.info("%s: %s", auditor.plugin_name(), plan)
             findings += auditor.compute(data)
     return tuple(findings)
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,18 @@ from tabveil.schema import Schema
 
 ALPHA = 0.05
 """Chance that an auditor's findings, all taken together, say too much; shared out evenly among them."""
+
+Refit = Callable[[pd.DataFrame, int], pd.DataFrame]
+"""Fits the generator under audit anew, to the rows given, and samples as many rows as the release has. The number tells
+fits apart: equal numbers may, but need not, give equal rows. It may run in another process, so it must pickle."""
+
+Tell = Callable[[str, float], None]
+"""Told what is being done and which share of it is, 0 to 1."""
+
+
+def untold(stage: str, share: float) -> None:
+    """A `Tell` that tells nobody."""
+
 
 _ROLES = ("train", "holdout", "synthetic")
 _UINT64 = np.uint64
@@ -49,6 +62,10 @@ class AuditInput:
       random_state: repeats every choice of rows, a whole number from 0 up; None chooses anew.
       population: rows of all the people that the training rows are some of, where somebody has them; only
         `Auditor.measure` looks at them, and they need no more columns than it asks for.
+      refit: fits the generator anew, for auditors that play the privacy game; without it they have no finding.
+      store: a folder in which auditors that fit often keep what each fit gave, so that a killed audit goes on; what is
+        there is of use to the same audit only, and INTERNAL.
+      tell: told of the progress of long work.
 
     Each other frame holds at least the schema's learned columns; all are in decoded typed form or raw text, and columns
     that nothing asks for are ignored.
@@ -64,6 +81,9 @@ class AuditInput:
     schema: Schema
     random_state: int | None = 0
     population: pd.DataFrame | None = None
+    refit: Refit | None = None
+    store: Path | None = None
+    tell: Tell = untold
 
     def __post_init__(self) -> None:
         if self.holdout is not None and not len(self.holdout):
@@ -162,6 +182,10 @@ class Auditor(ABC):
         None by default: most auditors attack. Tables without rows give none, and nothing here needs a holdout.
         """
         return []
+
+    def plan(self, data: AuditInput) -> str:
+        """A sentence on what `compute` will cost, before it starts: "" where that is seconds."""
+        return ""
 
     @classmethod
     def plugin_name(cls) -> str:
