@@ -8,9 +8,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from tabveil.errors import UsageError
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,32 @@ def checked(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise UsageError("A confidence is a number between 0 and 1.")
     return confidence
+
+
+def check_delta(delta: float) -> None:
+    """UsageError if `delta` is not from 0 to below 1."""
+    if not 0 <= delta < 1:
+        raise UsageError("delta is a number from 0 to below 1.")
+
+
+def shared(confidence: float, tried: int) -> float:
+    """The chance of error that is left to each of so many (Bonferroni)."""
+    if tried < 1:
+        raise UsageError("At least one attack was tried.")
+    return (1 - checked(confidence)) / tried
+
+
+def scores_of(values: Floats) -> Floats:
+    """Scores as doubles, shape (n,); UsageError if one is not a number."""
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1 or np.isnan(scores).any():
+        raise UsageError("Scores are numbers, one for each run.")
+    return scores
+
+
+def above(scores: Floats, cut: float) -> Count:
+    """How many of the scores, shape (n,), lie above `cut`."""
+    return Count(int((scores > cut).sum()), len(scores))
 
 
 def interval(count: Count, confidence: float) -> tuple[float, float]:

@@ -8,12 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tabveil.audit._counts import Count, ceiling, checked, interval
+from tabveil.audit._counts import Count, Floats, ceiling, checked, interval, scores_of
 from tabveil.errors import UsageError
-
-Floats = NDArray[np.float64]
 
 SHARES = (0.001, 0.01, 0.1)
 """Shares of false alarms that every curve has a point at, where there are outsiders enough to see them."""
@@ -54,7 +51,7 @@ def auc(inside: Floats, outside: Floats, *, confidence: float = 0.95) -> Area:
     Raises:
       UsageError: `confidence` is not between 0 and 1, or a score is not a number.
     """
-    inside, outside = _scores(inside), _scores(outside)
+    inside, outside = scores_of(inside), scores_of(outside)
     won = pairs(inside, outside)
     low, high = interval(won, confidence)
     value = _all_pairs(inside, outside)
@@ -92,7 +89,7 @@ def auc_over_fits(areas: Floats, *, confidence: float = 0.95) -> Area:
     Raises:
       UsageError: `confidence` is not between 0 and 1, or an area not from 0 to 1.
     """
-    areas = _scores(areas)
+    areas = scores_of(areas)
     if len(areas) and not (0 <= areas.min() and areas.max() <= 1):
         raise UsageError("Areas are from 0 to 1.")
     value = float(areas.mean()) if len(areas) else 0.5
@@ -119,7 +116,7 @@ def roc(inside: Floats, outside: Floats, *, points: int = 200) -> tuple[tuple[fl
     Raises:
       UsageError: fewer than 10 points, or a score is not a number.
     """
-    inside, outside = _scores(inside), _scores(outside)
+    inside, outside = scores_of(inside), scores_of(outside)
     if points < 10:
         raise UsageError("A curve has at least 10 points.")
     if not (len(inside) and len(outside)):
@@ -155,7 +152,7 @@ def recognised_at(inside: Floats, outside: Floats, *, share: float) -> tuple[Cou
     Raises:
       UsageError: a share out of range, or a score is not a number.
     """
-    inside, outside = _scores(inside), _scores(outside)
+    inside, outside = scores_of(inside), scores_of(outside)
     if not 0 <= share <= 1:
         raise UsageError("A share of false alarms is from 0 to 1.")
     cut = threshold_at(inside[1::2], outside[1::2], share=share)
@@ -171,13 +168,6 @@ def threshold_at(inside: Floats, outside: Floats, *, share: float) -> float:
 
 def _reached(scores: Floats, cut: float) -> Count:
     return Count(int((scores >= cut).sum()), len(scores))
-
-
-def _scores(values: Floats) -> Floats:
-    scores = np.asarray(values, dtype=np.float64)
-    if scores.ndim != 1 or np.isnan(scores).any():
-        raise UsageError("Scores are numbers, one for each run.")
-    return scores
 
 
 def _bets(areas: Floats, alpha: float) -> tuple[float, float]:

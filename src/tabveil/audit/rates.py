@@ -13,7 +13,7 @@ Privacy: sees counts and scores, never a row. Counts of real rows are INTERNAL, 
 
 from __future__ import annotations
 
-from tabveil.audit._counts import Count, Risk, ceiling, interval, risk, wilson
+from tabveil.audit._counts import Count, Risk, above, ceiling, interval, risk, wilson
 from tabveil.audit._curves import (
     SHARES,
     Area,
@@ -24,20 +24,10 @@ from tabveil.audit._curves import (
     roc,
     threshold_at,
 )
-from tabveil.audit._epsilon_bounds import (
-    EpsilonBound,
-    MuBound,
-    above,
-    empirical_epsilon,
-    epsilon_of_counts,
-    gaussian_epsilon,
-    gaussian_mu,
-    most_auc,
-    most_auc_gaussian,
-    most_recognised,
-    mu_of_counts,
-    one_run_epsilon,
-)
+from tabveil.audit._epsilon_bounds import EpsilonBound, empirical_epsilon, epsilon_of_counts
+from tabveil.audit._gaussian_bounds import MuBound, gaussian_epsilon, gaussian_mu, mu_of_counts
+from tabveil.audit._limits import most_auc, most_auc_gaussian, most_recognised
+from tabveil.audit._one_run import one_run_epsilon
 from tabveil.records import Finding
 
 __all__ = [
