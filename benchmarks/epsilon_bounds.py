@@ -4,8 +4,8 @@
 
 Prints one row per epsilon and delta. "counted": the bound at the median count of 1,000 runs a side, exact, as for "one
 run" of 1,000 canaries. "scores": the median of 500 audits of 1,000 scores a side, half of which choose threshold and
-test. "errs": how often the accuracy of 500 counted runs a side, and the ratio of 1,000, show more than epsilon, exact. All
-at 95 %. Reads no data.
+test. "errs": how often the accuracy of 500 counted runs a side, and the ratio of 1,000, show more than epsilon, exact.
+All at 95 %. Reads no data.
 """
 
 from __future__ import annotations
