@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tabveil
-from tabveil import _cli_ledger, _cli_schema
+from tabveil import _cli_ledger, _cli_output, _cli_schema
 from tabveil._cli_conditions import read_balance, read_where
 from tabveil._cli_output import answer, columns, new_app, progress, run, tell
 from tabveil._cli_schema import Delimiter, Json, TableName, TableSource
@@ -412,4 +412,5 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+    _cli_output.ignore_interrupts()  # what was asked for is done: that the libraries tidy up is no reason to fail
     sys.exit(code)
