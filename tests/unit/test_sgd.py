@@ -1088,7 +1088,9 @@ for life in (0.0, 0.002, 0.01, 0.03, 0.1, 0.2, 0.05, 0.3):
     if child == 0:
         session(folder, steps=200)
         time.sleep(60)
-    while len(entries(folder)) == known and os.waitpid(child, os.WNOHANG) == (0, 0):
+        os._exit(1)
+    patience = time.monotonic() + 5
+    while len(entries(folder)) == known and time.monotonic() < patience:
         time.sleep(0.001)
     time.sleep(life)
     os.kill(child, signal.SIGKILL)
