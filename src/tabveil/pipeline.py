@@ -27,7 +27,8 @@ import numpy as np
 import pandas as pd
 
 import tabveil
-from tabveil import measuring
+from tabveil import auditing, measuring
+from tabveil.audit.base import AuditInput, untold
 from tabveil.conditions import Prior, Where
 from tabveil.curating import Payer, check_values
 from tabveil.errors import UsageError
@@ -58,7 +59,7 @@ from tabveil.schema import Schema
 from tabveil.tables import Table, open_table, write_text
 from tabveil.verification import read_manifest, read_statement, verify
 
-__all__ = ["Release", "check_values", "evaluate", "impute", "report", "sample", "synthesize", "verify"]
+__all__ = ["Release", "audit", "check_values", "evaluate", "impute", "report", "sample", "synthesize", "verify"]
 
 MOST_ROWS = 10**10
 """Most synthetic rows in one call."""
@@ -275,16 +276,16 @@ def _measured(run: _Run, release: Release) -> Release:
         with new_folder(run.internal) as folder, run.timed("measuring"):
             synthetic = release.folder / "synthetic.parquet"
             data = _input((synthetic, run.source, run.holdout), run.generator.schema, run.generator.random_state or 0)
-            scores, findings = measuring.scores(data), measuring.findings(data)
+            scores, audited = measuring.scores(data), measuring.audited(data)
             account = None if run.ledger is None or run.dataset is None else run.ledger.export(run.dataset)
             facts = Facts(release.statement, account, run.generator.schema, release.provenance)
-            page = facts.internal(data, scores, findings)
+            page = facts.internal(data, scores, audited)
             for suffix in ("html", "json"):
                 page.save(folder / f"report.{suffix}")
     except BaseException as error:
         error.add_note(f"The release {os.fspath(run.out)!r} is complete; only measuring it failed.")
         raise
-    return replace(release, internal=run.internal, scores=scores, findings=findings)
+    return replace(release, internal=run.internal, scores=scores, findings=audited.findings)
 
 
 def evaluate(
@@ -327,6 +328,7 @@ def report(
     *,
     train: Any = None,
     holdout: Any = None,
+    audited: str | os.PathLike[str] | None = None,
     random_state: int | None = 0,
 ) -> Report:
     """The report of a release, verified first: its release edition, or with `train` the internal one, measured anew.
@@ -335,15 +337,16 @@ def report(
       folder: a release.
       train: the rows it was made from: then the report is INTERNAL.
       holdout: real rows that no fit has seen.
+      audited: an audit of this release as `tabveil audit` writes it, to be shown in place of a new one.
       random_state: repeats subsamples and learners.
 
     Raises:
-      VerificationError: the folder is not what it says.
+      VerificationError: the folder, or the audit, is not what it says.
       DataError, UsageError: a table or an argument is wrong.
     """
     place = Path(folder.folder if isinstance(folder, Release) else folder)
-    if train is None and holdout is not None:
-        raise UsageError("A holdout is measured beside the training rows: give train too.")
+    if train is None and (holdout is not None or audited is not None):
+        raise UsageError("A holdout or an audit is shown beside the training rows' figures: give train too.")
     verify(place)
     if train is None:
         return Report(json.loads((place / "report.json").read_text(encoding="utf-8")))
@@ -353,7 +356,82 @@ def report(
     if manifest.dataset is not None:
         account = json.loads((place / "ledger.json").read_text(encoding="utf-8"))
     facts = Facts(read_statement(place), account, schema, Provenance.from_dict(manifest.provenance))
-    return facts.internal(data, measuring.scores(data), measuring.findings(data))
+    found = None if audited is None else auditing.Audited.read(audited)
+    if found is not None:
+        auditing.check_same_release(found, manifest.sha256)
+    return facts.internal(data, measuring.scores(data), measuring.audited(data) if found is None else found)
+
+
+# ---------------------------------------------------------------------------------------------------------------- audit
+
+
+def audit(
+    synthetic: Release | str | os.PathLike[str] | pd.DataFrame,
+    *,
+    train: Any,
+    holdout: Any = None,
+    population: Any = None,
+    schema: Schema | str | os.PathLike[str] | None = None,
+    auditors: Sequence[str] | None = None,
+    profiles: Sequence[str | Path] = (auditing.THREE_QUESTIONS,),
+    store: str | os.PathLike[str] | None = None,
+    random_state: int | None = 0,
+    progress: Progress | None = None,
+) -> auditing.Audited:
+    """Attack and count a release, or a table, and judge what comes out by named profiles.
+
+    Args:
+      synthetic: a release's folder, verified first, or rows: like every table here, what `open_table` takes.
+      train: the rows it was made from.
+      holdout: real rows that no fit has seen; without them nothing is attacked, only counted.
+      population: rows of all the people that the training rows are some of, for k-map and delta-presence.
+      schema: what the columns are, or its YAML file; a release has its own.
+      auditors: names of auditors; all by default.
+      profiles: names or files of profiles.
+      store: a folder for parts: the same audit goes on from there, and removes them once it is through.
+      random_state: repeats every choice of rows.
+      progress: called with (what, share done).
+
+    Raises:
+      VerificationError: the release is not what it says.
+      DataError, SchemaError, StorageError, UsageError: a table or an argument is wrong.
+
+    Privacy: reads real rows outside any budget: everything that comes out is INTERNAL.
+    """
+    _check_seed(random_state)
+    place = _folder_of(synthetic)
+    about: dict[str, Any] = {}
+    if place is not None:
+        verify(place)
+        about = {"manifest_sha256": read_manifest(place).sha256}
+        synthetic, schema = place / "synthetic.parquet", schema or place / "schema.yaml"
+    if schema is None:
+        raise UsageError("A table is audited under its schema: give one.")
+    rng = np.random.default_rng(random_state)
+    tables = (None if t is None else measuring.frame_of(t, rng) for t in (synthetic, train, holdout, population))
+    rows, real, held, everybody = tables
+    data = AuditInput(
+        synthetic=rows,
+        train=real,
+        holdout=held,
+        schema=as_schema(schema),
+        random_state=random_state,
+        population=everybody,
+        tell=progress or untold,
+    )
+    parts = None if store is None else Path(store)
+    found = auditing.conduct(data, auditors=auditors, profiles=profiles, store=parts, about=about)
+    if parts is not None:
+        auditing.forget(parts, data)
+    return found
+
+
+def _folder_of(synthetic: Any) -> Path | None:
+    """The release's folder, where `synthetic` is one."""
+    if isinstance(synthetic, Release):
+        return synthetic.folder
+    named = isinstance(synthetic, str | os.PathLike) and "://" not in os.fspath(synthetic)
+    return Path(synthetic) if named and Path(synthetic).is_dir() else None
 
 
 # --------------------------------------------------------------------------------------------------------------- sample
