@@ -109,7 +109,7 @@ def plan(
     """Say what a fit would cost and take, and whether epsilon is enough to learn from. Opens no table."""
     from tabveil import planning
     from tabveil._cli_plan import shown
-    from tabveil.pipeline import as_schema
+    from tabveil.appraising import as_schema
 
     with progress() as show:
         forecast = planning.plan(
