@@ -33,6 +33,7 @@ app = new_app("Privacy-first synthesis of tables: declare what is public, spend 
 app.add_typer(_cli_schema.app, name="schema")
 app.add_typer(_cli_ledger.app, name="ledger")
 app.command()(_cli_audit.audit)
+app.command()(_cli_audit.auditors)
 
 SchemaFile = Annotated[Path, typer.Option("--schema", "-s", metavar="FILE", help="The table's schema (YAML).")]
 LedgerPlace = Annotated[
