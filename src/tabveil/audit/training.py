@@ -29,15 +29,15 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
-from numpy.typing import NDArray
 from scipy import stats
 
 from tabveil import accounting
-from tabveil._sgd_clipping import CLIP_MARGIN, Losses
+from tabveil._sgd_clipping import Losses
 from tabveil._torch import Tensor, nn, torch
 from tabveil.accounting import Spend
+from tabveil.audit._training_tests import Floats, Ints, Observations, between, coin_tests, noise_tests
 from tabveil.audit.base import ALPHA
-from tabveil.audit.rates import Count, interval
+from tabveil.audit.rates import Count, empirical_epsilon, gaussian_mu, interval
 from tabveil.columns import Identifier, Integer
 from tabveil.encoding import decode, name_rows, size
 from tabveil.errors import UsageError
@@ -64,41 +64,8 @@ FINDINGS = 6
 MOST_MU = 3.0
 """A step's separation is shown up to here, or to twice what is charged: beyond, dp-accounting gets slow."""
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
 
 # ------------------------------------------------------------------------------------------------------------ watching
-@dataclass(frozen=True, eq=False)
-class Observations:
-    """What an auditor saw of one training.
-
-    Attributes:
-      seen: what came out in each canary's coordinate, in clips, shape (steps, 2 * canaries); the first half has a row.
-      drawn: how many times each was in the batch, the same shape.
-      sizes: units in each batch, shape (steps,).
-      schedule: what the training was charged for.
-      grid: what rounding to the grid adds to the noise, a share of it.
-    """
-
-    seen: Floats
-    drawn: Ints
-    sizes: Ints
-    schedule: Schedule
-    grid: float = 0.0
-
-    @property
-    def canaries(self) -> int:
-        """How many have a row."""
-        return len(self.seen[0]) // 2
-
-    @property
-    def residual(self) -> Floats:
-        """What should be noise alone, in its charged standard deviations."""
-        left: Floats = (self.seen - self.drawn * (1 - CLIP_MARGIN)) / (self.schedule.noise * (1 + self.grid))
-        return left
-
-
 class _Canaries(nn.Module):
     """A module with one more layer: a canary's loss moves one weight of it and nothing else, another row's does not."""
 
@@ -368,64 +335,22 @@ class _About:
 def _one_step(about: _About) -> Finding:
     """Epsilon of one step for a unit that is surely in the batch, by counts alone: whatever law the noise has."""
     into, out = about.split()
-    value, low = threshold_epsilon(into, out, delta=about.delta, alpha=about.alpha)
-    control = threshold_epsilon(*about.split(shifted=True), delta=about.delta, alpha=about.alpha)[0]
-    most = _perfect(len(into[::2]), len(out[::2]), about)
+    found, other = (
+        empirical_epsilon(*sides, delta=about.delta, confidence=1 - about.alpha)
+        for sides in ((into, out), about.split(shifted=True))
+    )
     claimed = about.claimed(sampled=False)
     return about.finding(
         f"one step, a unit surely in its batch (epsilon at delta {about.delta:g}, by counts)",
-        (value, (low, math.inf)),
-        (claimed, control, most),
+        (found.estimate, found.interval),
+        (claimed, other.estimate, found.ceiling),
         _against(
-            "One step", low, claimed, f"{len(into):,} observations with a canary in the batch, {len(out):,} without"
+            "One step",
+            found.low,
+            claimed,
+            f"{len(into):,} observations with a canary in the batch, {len(out):,} without",
         ),
     )
-
-
-def threshold_epsilon(into: Floats, out: Floats, *, delta: float, alpha: float) -> tuple[float, float]:
-    """Epsilon by the best of both sides of one threshold: estimate, and lower bound that errs with at most `alpha`.
-
-    The threshold is chosen on every other observation, the rest is counted (Clopper & Pearson 1934; privacy.md, C2).
-    """
-    if min(len(into), len(out)) < 4:
-        return 0.0, 0.0
-    cut = _best_cut(into[1::2], out[1::2], delta)
-    hits, alarms = _above(into[::2], cut), _above(out[::2], cut)
-    sides = (hits, alarms), (alarms.misses, hits.misses)
-    estimates = [_log_ratio(*side, delta, 1.0) for side in sides]
-    bounds = [_log_ratio(*side, delta, alpha / 2) for side in sides]
-    return max(0.0, *estimates), max(0.0, *bounds)
-
-
-def _best_cut(into: Floats, out: Floats, delta: float) -> float:
-    """The cut that shows most on these observations, which are not counted again."""
-
-    def shown(cut: float) -> float:
-        hits, alarms = _above(into, cut), _above(out, cut)
-        return max(_log_ratio(hits, alarms, delta, ALPHA), _log_ratio(alarms.misses, hits.misses, delta, ALPHA))
-
-    tried = np.quantile(np.concatenate([into, out]), np.linspace(0.005, 0.995, 199))
-    return float(max(np.unique(tried).tolist(), key=shown))
-
-
-def _above(values: Floats, cut: float) -> Count:
-    return Count(int((values > cut).sum()), len(values))
-
-
-def _log_ratio(often: Count, seldom: Count, delta: float, alpha: float) -> float:
-    """ln((P - delta) / Q), each at the end of its interval that errs with `alpha` / 2; as counted where that is 1."""
-    if alpha >= 1:
-        high, low = often.rate, max(seldom.rate, 0.5 / max(seldom.tries, 1))
-    else:
-        high, low = interval(often, 1 - alpha)[0], interval(seldom, 1 - alpha)[1]
-    return math.log((high - delta) / low) if high > delta else -math.inf
-
-
-def _perfect(into: int, out: int, about: _About) -> float:
-    """What a perfect attack would have shown."""
-    best = _log_ratio(Count(into, into), Count(0, out), about.delta, about.alpha / 2)
-    other = _log_ratio(Count(out, out), Count(0, into), about.delta, about.alpha / 2)
-    return max(0.0, best, other)
 
 
 def _composed(about: _About) -> Finding:
@@ -486,14 +411,16 @@ def _whole_run(about: _About) -> Finding:
     scores = [evidence(run) for run in about.runs]
     into = np.concatenate([s[: run.canaries] for s, run in zip(scores, about.runs, strict=True)])
     out = np.concatenate([s[run.canaries :] for s, run in zip(scores, about.runs, strict=True)])
-    (mu, least), claimed = counted_mu(into, out, about.alpha), about.claimed(sampled=True)
-    fair, most = counted_mu(out[::2], out[1::2], about.alpha)[0], _perfect_mu(len(into), len(out), about.alpha)
-    value, low, control, ceiling = (_gaussian(m, about.delta) for m in (mu, least, fair, most))
+    found, fair = (
+        gaussian_mu(*sides, confidence=1 - about.alpha).epsilon(about.delta)
+        for sides in ((into, out), (out[::2], out[1::2]))
+    )
+    claimed = about.claimed(sampled=True)
     return about.finding(
         f"the whole training, the coins unknown: has a canary a row? (epsilon at delta {about.delta:g})",
-        (value, (low, math.inf)),
-        (claimed, control, ceiling),
-        _against("The whole run", low, claimed, f"{len(into):,} canaries with a row, {len(out):,} without"),
+        (found.estimate, found.interval),
+        (claimed, fair.estimate, found.ceiling),
+        _against("The whole run", found.low, claimed, f"{len(into):,} canaries with a row, {len(out):,} without"),
     )
 
 
@@ -505,29 +432,6 @@ def evidence(run: Observations) -> Floats:
     towards = (run.seen - 0.5) / noise**2
     ratios: Floats = np.logaddexp(math.log1p(-rate) if rate < 1 else -math.inf, math.log(rate) + towards).sum(0)
     return ratios
-
-
-def counted_mu(into: Floats, out: Floats, alpha: float) -> tuple[float, float]:
-    """mu of Gaussian differential privacy by counts beyond a threshold, which every other observation sets (Nasr et al.
-    2023, section 5): estimate, and lower bound that errs with at most `alpha`.
-    """
-    cut = float(np.median(np.concatenate([into[1::2], out[1::2]])))
-    hits, alarms = _above(into[::2], cut), _above(out[::2], cut)
-    normal = stats.norm.ppf
-    half = Count(2 * hits.hits + 1, 2 * hits.tries + 2), Count(2 * alarms.hits + 1, 2 * alarms.tries + 2)
-    value = float(normal(half[0].rate) - normal(half[1].rate))
-    low = float(normal(interval(hits, 1 - alpha)[0]) - normal(interval(alarms, 1 - alpha)[1]))
-    return max(0.0, value), max(0.0, low)
-
-
-def _perfect_mu(into: int, out: int, alpha: float) -> float:
-    """The largest lower bound that so many observations could have given."""
-    hits, alarms = Count(-(-into // 2), -(-into // 2)), Count(0, -(-out // 2))
-    return float(stats.norm.ppf(interval(hits, 1 - alpha)[0]) - stats.norm.ppf(interval(alarms, 1 - alpha)[1]))
-
-
-def _gaussian(mu: float, delta: float) -> float:
-    return 0.0 if mu <= 1e-6 else accounting.epsilon(GaussianDpEvent(1 / min(mu, 10.0)), delta)
 
 
 def _against(what: str, low: float, claimed: float, seen: str) -> str:
@@ -546,81 +450,15 @@ def _steps(about: _About) -> Finding:
 
 def _coins(about: _About) -> Finding:
     """Is every unit drawn at the charged rate, by a coin of its own, in each step anew?"""
-    tested = [p for run in about.runs for p in _coin_tests(run, about)]
+    tested = [p for run in about.runs for p in coin_tests(run, units=about.units)]
     return _tested(about, "Poisson samples: the least likely of what was seen of the coins", tested, "The coins")
-
-
-def _coin_tests(run: Observations, about: _About) -> list[tuple[str, float]]:
-    rate, (steps, canaries) = run.schedule.rate, (len(run.seen), run.canaries)
-    drawn = run.drawn[:, :canaries]
-    centred = drawn - rate
-    lagged = float((centred[1:] * centred[:-1]).sum()) / (rate * (1 - rate) * math.sqrt(max(drawn[1:].size, 1)) or 1.0)
-    return [
-        ("a unit is in a batch twice", 0.0 if drawn.max(initial=0) > 1 else 1.0),
-        ("units are drawn at another rate", _binomial(int(drawn.sum()), drawn.size, rate)),
-        ("batch sizes vary too little or too much", _dispersion(run.sizes, about.units, rate)),
-        ("large batches are missing", _tail(run.sizes, about.units, rate)),
-        ("canaries of a batch depend on each other", _dispersion(drawn.sum(1), canaries, rate)),
-        ("some canaries are drawn more often than others", _dispersion(drawn.sum(0), steps, rate)),
-        ("batches depend on the one before", 2 * float(stats.norm.sf(abs(lagged)))),
-    ]
-
-
-def _binomial(hits: int, tries: int, rate: float) -> float:
-    return float(stats.binomtest(min(hits, tries), tries, rate).pvalue)
-
-
-def _dispersion(counts: Ints, tries: int, rate: float) -> float:
-    """P-value of counts that scatter as a binomial law's do, both ways."""
-    if rate >= 1 or len(counts) < 2:
-        return 1.0
-    mean, variance = tries * rate, tries * rate * (1 - rate)
-    squares = float(((counts - mean) ** 2).sum()) / variance
-    kurtosis = 3 + (1 - 6 * rate * (1 - rate)) / variance
-    z = (squares - len(counts)) / math.sqrt(len(counts) * (kurtosis - 1))
-    chi = stats.chi2(2 * len(counts) / (kurtosis - 1), scale=(kurtosis - 1) / 2)  # matches mean and variance, and tails
-    return float(min(1.0, 2 * min(chi.sf(squares), chi.cdf(squares)))) if math.isfinite(z) else 0.0
-
-
-def _tail(sizes: Ints, units: int, rate: float) -> float:
-    """P-value of as few batches among the largest eighth as there were."""
-    edge = int(stats.binom.ppf(7 / 8, units, rate))
-    chance = float(stats.binom.sf(edge, units, rate))
-    return float(stats.binom.cdf(int((sizes > edge).sum()), len(sizes), chance)) if 0 < chance < 1 else 1.0
 
 
 def _noise(about: _About) -> Finding:
     """Is the noise Gaussian and as large as charged, fresh in each step, coordinate and run?"""
-    tested = [p for run in about.runs for p in _noise_tests(run)]
-    tested += [_between(a, b) for a, b in zip(about.runs, about.runs[1:], strict=False)]
+    tested = [p for run in about.runs for p in noise_tests(run)]
+    tested += [between(a, b) for a, b in zip(about.runs, about.runs[1:], strict=False)]
     return _tested(about, "the noise: the least likely of what was seen of it", tested, "The noise")
-
-
-def _noise_tests(run: Observations) -> list[tuple[str, float]]:
-    left, there = run.residual, run.drawn > 0
-    distinct = len(np.unique(left[:, -3:], axis=0))
-    return [
-        ("steps have the same noise", 0.0 if distinct < len(left) else 1.0),
-        ("a canary does not move the sum by one clip under the charged noise", _normal(left[there])),
-        ("the noise does not have its law", _normal(left[~there])),
-        ("the noise of a step depends on the one before", _uncorrelated(left[1:], left[:-1])),
-        ("coordinates share noise", _uncorrelated(left[:, 1:], left[:, :-1])),
-    ]
-
-
-def _between(one: Observations, other: Observations) -> tuple[str, float]:
-    steps = min(len(one.seen), len(other.seen))
-    return "two runs have the same noise", _uncorrelated(one.residual[:steps], other.residual[:steps])
-
-
-def _normal(values: Floats) -> float:
-    return float(stats.kstest(values, "norm").pvalue) if len(values) >= 4 else 1.0
-
-
-def _uncorrelated(a: Floats, b: Floats) -> float:
-    """P-value of independent standard normal pairs with such a mean product."""
-    z = float((a * b).mean()) * math.sqrt(a.size) if a.size else 0.0
-    return 2 * float(stats.norm.sf(abs(z)))
 
 
 def _tested(about: _About, name: str, tested: Sequence[tuple[str, float]], what: str) -> Finding:
