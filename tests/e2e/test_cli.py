@@ -480,22 +480,28 @@ def test_an_audit_of_a_release_or_a_table_and_its_report(desk: Desk) -> None:
     assert "copies: synthetic rows that are exact copies of a training row" in shown.out
     assert "membership: training rows" not in shown.out
 
-    assert desk.run("report", "release", "--train", "table.csv", "--audit", "audit.json", "-o", "r.json").code == 0
+    tables = given[:4]
+    assert desk.run("report", "release", *tables, "--audit", "audit.json", "-o", "r.json").code == 0
     report = json.loads((desk.folder / "r.json").read_text())
     assert [f["auditor"] for f in report["findings"]] == ["copies"]
     assert {j["profile"] for j in report["judgements"]} == {"wp29", "cms-11"}
     refused = [
-        desk.run("report", "release", "--train", "table.csv", "--audit", "b.json", "-o", "r.html"),
+        desk.run("report", "release", *tables, "--audit", "b.json", "-o", "r.html"),
+        desk.run("report", "release", *tables[:2], "--audit", "audit.json", "-o", "r.html"),
         desk.run("report", "release", "--audit", "audit.json", "-o", "r.html"),
         desk.run("audit", "table.csv", *given, "-o", "c.json"),
         desk.run("audit", "release", *given, "-o", "audit.html"),
         desk.run("audit", "release", *given, "-o", "c.json", "--auditor", "nosuch"),
         desk.run("audit", "release", *given, "-o", "c.json", "--profile", "nosuch"),
     ]
-    assert [(r.code, r.out, r.err.count("\n"), r.left) for r in refused] == [(2, "", 1, frozenset())] * 6
+    assert [(r.code, r.out, r.err.count("\n"), r.left) for r in refused] == [(2, "", 1, frozenset())] * 7
     assert "another release" in refused[0].err
     (desk.folder / "broken.json").write_text('{"tabveil_audit": 1, "findings": [{}]}')
-    assert desk.run("report", "release", "--train", "table.csv", "--audit", "broken.json", "-o", "r.html").code == 7
+    assert desk.run("report", "release", *tables, "--audit", "broken.json", "-o", "r.html").code == 7
+    (desk.folder / "folder.json").mkdir()
+    for out in ("folder.json", "nowhere/a.json"):
+        outcome = desk.run("audit", "release", *given, "-o", out)
+        assert (outcome.code, outcome.err.count("\n"), outcome.left) == (9, 1, frozenset())
 
 
 def test_the_auditors_are_listed(desk: Desk) -> None:

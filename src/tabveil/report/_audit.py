@@ -6,6 +6,7 @@ Privacy: looks at the dict only; what an edition may show was decided when that 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ LABELS, WIDTH, PITCH = 470, 1060, 22
 
 LETTERS = 76
 """Letters of a name that have room."""
+
+_ASIDE = re.compile(r" \([^()]*\)")
+"""What a name says in brackets: the table has it, a picture has no room for it."""
 
 SQUARE, DECADES = 200.0, 3
 """Size of a ROC picture, and how many powers of ten below 1 its axes begin."""
@@ -80,7 +84,7 @@ def _bar(finding: Entry) -> Drawing:
     )
     places = {name: _across(finding[name]) for name in ("value", "baseline", "control", "ceiling")}
     ends = {"low": _across(low), "high": _across(high)}
-    label = _ends(f"{finding['auditor']}: {finding['name']}")
+    label = _ends(f"{finding['auditor']}: {_ASIDE.sub('', finding['name'])}")
     return {**places, **ends, "label": label, "text": told, "beyond": beyond(finding)}
 
 
@@ -178,7 +182,7 @@ def _thresholds(judgements: Iterable[Entry]) -> dict[float, str]:
     found: dict[float, list[str]] = {}
     for judgement in judgements:
         threshold = judgement.get("threshold")
-        if judgement.get("auditor") == "anonymity" and threshold is not None and _figure(threshold) >= 2:
+        if judgement.get("auditor") == "anonymity" and threshold is not None and 2 <= _figure(threshold) < math.inf:
             found.setdefault(_figure(threshold), []).append(judgement["profile"])
     return {value: ", ".join(dict.fromkeys(names)) for value, names in found.items()}
 
