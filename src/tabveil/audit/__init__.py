@@ -57,7 +57,7 @@ def audit(
       train: the rows the generator was fitted to: whom the attacks are about.
       holdout: real rows of the same source that no fit has seen; without them there is no finding.
       schema: what the columns are.
-      auditors: names from `registry.names()`; all of them by default.
+      auditors: names from `registry.names()`; by default all but those that need an environment that was not made.
       random_state: repeats every choice of rows.
       refit: fits the generator to other rows and samples, for auditors that play the privacy game.
       store: a folder for the results of single fits, so that a killed audit goes on where it stopped.
@@ -128,4 +128,13 @@ def notes(data: AuditInput, *, auditors: Sequence[str] | None = None) -> tuple[s
 
 
 def _chosen(names: Sequence[str] | None) -> list[Auditor]:
-    return [registry.get(name)() for name in (registry.names() if names is None else names)]
+    """The auditors called `names`; by default all but those whose environment was not made."""
+    if names is not None:
+        return [registry.get(name)() for name in names]
+    return [auditor() for auditor in map(registry.get, registry.names()) if _can_run(auditor)]
+
+
+def _can_run(auditor: type[Auditor]) -> bool:
+    from tabveil import environments
+
+    return not auditor.needs_environment or environments.is_there(auditor.needs_environment)
