@@ -281,23 +281,13 @@ def run(name: str, *, tables: Mapping[str, pa.Table], job: Mapping[str, Any], li
       StorageError: the disk is full.
     """
     python = python_of(name)
-    return _answered(python, _folder() / f"{name}_worker.py", tables=tables, job=job, limit_s=limit_s, name=name)
-
-
-def _answered(
-    python: str,
-    worker: Traversable,
-    *,
-    tables: Mapping[str, pa.Table],
-    job: Mapping[str, Any],
-    limit_s: float,
-    name: str,
-) -> Any:
-    with _private_folder() as folder, importlib.resources.as_file(worker) as script:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_private_folder())
+        files = (_folder() / f for f in ("runner.py", f"{name}_worker.py"))
+        runner, worker = (stack.enter_context(importlib.resources.as_file(f)) for f in files)
         _write(folder, tables, job)
-        with importlib.resources.as_file(_folder() / "runner.py") as runner:
-            command = [python, "-I", "-B", str(runner), str(script), str(folder)]
-            done = _waited(command, limit_s=limit_s, cwd=folder, environment=_little(folder), words=subprocess.DEVNULL)
+        command = [python, "-I", "-B", str(runner), str(worker), str(folder)]
+        done = _waited(command, limit_s=limit_s, cwd=folder, environment=_little(folder), words=subprocess.DEVNULL)
         return _read(folder, name, done.returncode)
 
 
@@ -344,7 +334,7 @@ def _waited(
     command: Sequence[str], *, limit_s: float, cwd: Path | None, environment: Mapping[str, str] | None, words: int
 ) -> subprocess.CompletedProcess[str]:
     """A program run to its end, which it and its children meet at once when we are interrupted or time is up."""
-    process = subprocess.Popen(  # noqa: S603: programs of ours, without a shell
+    process = subprocess.Popen(  # noqa: S603 - programs of ours, without a shell
         command,
         cwd=cwd,
         env=environment,

@@ -1,7 +1,7 @@
 """Singling out, linkability and inference, by statice/anonymeter 1.1 in an environment of its own.
 
-The attacks of Giomi et al. 2023, "A Unified Framework for Quantifying Privacy Risk in Synthetic Data" (PETS 2023), after
-the three questions of the Article 29 Working Party. The attacker has the synthetic table and nothing else:
+The attacks of Giomi et al. 2023, "A Unified Framework for Quantifying Privacy Risk in Synthetic Data" (PETS 2023),
+after the three questions of the Article 29 Working Party. The attacker has the synthetic table and nothing else:
 
 - singling out: he makes queries that fit one synthetic row, of one column and of three, and claims that each fits one
   real person;
@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from tabveil import environments
 from tabveil.audit._known import known, secrets
 from tabveil.audit.base import ALPHA, AuditInput, Auditor, lacking
-from tabveil.audit.rates import Count, beyond, finding
+from tabveil.audit.rates import Count, beyond, finding, risk
 from tabveil.columns import Column, Decimal, Grid, Integer
 from tabveil.encoding import Codes, size
 from tabveil.records import Finding
@@ -55,7 +55,7 @@ ROWS = 20_000
 QUERIES = 2_000
 """Queries that singling out is asked for; it often cannot make so many."""
 
-ATTEMPTS = 100_000
+ATTEMPTS = 50_000
 """Synthetic rows that it may look at for them."""
 
 AT_ONCE = 3
@@ -107,8 +107,8 @@ class Anonymeter(Auditor):
 
     def plan(self, data: AuditInput) -> str:
         """What it costs, and whose work it is."""
-        notice = "Clear BSD License, which grants no patent rights"
-        return f"{len(self._attacks(data))} attacks by anonymeter 1.1.0 ({notice}) in a process of its own, about a minute."
+        whose = "anonymeter 1.1.0 (Clear BSD License, which grants no patent rights)"
+        return f"{len(self._attacks(data))} attacks by {whose} in a process of its own: seconds to a minute."
 
     def compute(self, data: AuditInput) -> list[Finding]:
         """A finding for each attack; its control is the same attack on held-out people, its baseline the upper end of
@@ -325,16 +325,23 @@ def _verdict(found: Finding, said: Mapping[str, Any]) -> str:
     rates = f"It works on {found.value:.1%} of training and {found.control:.1%} of held-out tries"
     naive = said["naive"] / said["naive_tries"] if said["naive_tries"] else 0.0
     guess = f"guessing blindly on {naive:.1%}"
-    told = f"{rates}, {guess}: a risk of {risk(found.value, found.control):.3f}"
+    told = f"{rates}, {guess}: {_risk(found, said)}"
     if beyond(found):
         return f"{told}, which chance does not explain: the table gives away who it was made from.{_own(said)}{ended}"
-    weak = "; blind guessing does as well, so the attack failed" if naive >= found.value else ""
+    weak = "; blind guessing does as well, so the attack failed" if naive >= _own_rate(found, said) else ""
     return f"{told}, no more than chance allows for{weak}.{_own(said)}{ended}"
 
 
-def risk(attack: float, control: float) -> float:
-    """The share of what held-out people leave open, 0 to 1 (Giomi et al. 2023, section 3.2)."""
-    return max(0.0, (attack - control) / (1 - control)) if control < 1 else 0.0
+def _risk(found: Finding, said: Mapping[str, Any]) -> str:
+    attack, control = (Count(said[side], said["tries"]) for side in ("train", "holdout"))
+    shown = risk(attack, control, found.confidence)
+    return f"a risk of {shown.value:.3f} ({shown.interval[0]:.3f} to {shown.interval[1]:.3f})"
+
+
+def _own_rate(found: Finding, said: Mapping[str, Any]) -> float:
+    """The attack's rate as anonymeter counts it, which is how blind guessing is counted."""
+    own = said.get("own")
+    return found.value if own is None else float(own.get("train", 0.0)) / max(1.0, float(own["tries"]))
 
 
 def _own(said: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
 from anonymeter.evaluators import InferenceEvaluator, LinkabilityEvaluator, singling_out_evaluator
+from anonymeter.evaluators.inference_evaluator import evaluate_inference_guesses
 
 Frames = Mapping[str, pd.DataFrame]
 Counts = dict[str, Any]
@@ -53,19 +54,20 @@ def _nullable(kind: Any) -> Any:
 
 
 def _seed(seed: int) -> None:
-    """One answer for one seed: pandas draws from numpy's global state, anonymeter from `default_rng()`."""
+    """One answer for one seed: pandas draws from numpy's global state, anonymeter from generators without a seed."""
     np.random.seed(seed % 2**32)
     pl.set_random_seed(seed % 2**32)
-    np.random.default_rng = functools.partial(_default_rng, seed)
-    pl.DataFrame.group_by = functools.partialmethod(_GROUP_BY, maintain_order=True)
-    pl.Series.unique = functools.partialmethod(_UNIQUE, maintain_order=True)
+    unseeded = np.random.SeedSequence(seed)
+
+    def default_rng(given: Any = None) -> np.random.Generator:
+        return _DEFAULT_RNG(unseeded.spawn(1)[0] if given is None else given)
+
+    setattr(np.random, "default_rng", default_rng)  # noqa: B010 - as a plain assignment mypy asks for numpy's own types
 
 
-_DEFAULT_RNG, _GROUP_BY, _UNIQUE = np.random.default_rng, pl.DataFrame.group_by, pl.Series.unique
-
-
-def _default_rng(fallback: int, seed: Any = None) -> np.random.Generator:
-    return _DEFAULT_RNG(fallback if seed is None else seed)
+_DEFAULT_RNG = np.random.default_rng
+pl.DataFrame.group_by = functools.partialmethod(pl.DataFrame.group_by, maintain_order=True)
+pl.Series.unique = functools.partialmethod(pl.Series.unique, maintain_order=True)
 
 
 def _tried(attack: Callable[[], Any]) -> str:
@@ -104,14 +106,9 @@ def _singled_out(asked: Mapping[str, Any], frames: Frames, seed: int) -> Counts:
     singling_out_evaluator._generate_singling_out_queries = made
     fields = {"train": "_n_success", "holdout": "_n_control", "naive": "_n_baseline"}
     own = {name: float(value) for name, f in fields.items() if (value := getattr(evaluator, f, None)) is not None}
-    counted = _rows_singled_out(queries, train, holdout)
-    return {
-        **counted,
-        "own": {**own, "tries": len(queries)},
-        "naive": int(own.get("naive", 0)),
-        "naive_tries": tries,
-        "failed": failed,
-    }
+    own["tries"] = float(len(queries))
+    guessed = {"naive": int(own.get("naive", 0)), "naive_tries": tries}
+    return {**_rows_singled_out(queries, train, holdout), **guessed, "own": own, "failed": failed}
 
 
 def _rows_singled_out(queries: Sequence[Any], train: pd.DataFrame, holdout: pd.DataFrame) -> Counts:
@@ -140,9 +137,8 @@ def _linked(asked: Mapping[str, Any], frames: Frames, seed: int) -> Counts:
     )
     failed = _tried(lambda: evaluator.evaluate(n_jobs=1))
     fields = {"train": "_attack_links", "holdout": "_control_links", "naive": "_baseline_links"}
-    counts = {
-        n: links.count_links(n_neighbors=1) if (links := getattr(evaluator, f, None)) else 0 for n, f in fields.items()
-    }
+    found = {name: getattr(evaluator, f, None) for name, f in fields.items()}
+    counts = {name: links.count_links(n_neighbors=1) if links else 0 for name, links in found.items()}
     return {**counts, "tries": 0 if failed else len(train), "naive_tries": len(train), "failed": failed}
 
 
@@ -158,14 +154,20 @@ def _inferred(asked: Mapping[str, Any], frames: Frames, seed: int) -> Counts:
         n_attacks=len(train),
     )
     failed = _tried(lambda: evaluator.evaluate(n_jobs=1))
-    fields = {"train": "_n_success", "holdout": "_n_control", "naive": "_n_baseline"}
-    counts = {name: int(getattr(evaluator, f, 0) or 0) for name, f in fields.items()}
-    return {
-        **counts,
-        "tries": 0 if failed else len(train),
-        "naive_tries": min(len(train), len(synthetic)),
-        "failed": failed,
+    counts = {
+        n: int(getattr(evaluator, f, 0) or 0) for n, f in {"train": "_n_success", "holdout": "_n_control"}.items()
     }
+    naive = _guessed_blindly(train[asked["secret"]], synthetic[asked["secret"]], number=asked["number"])
+    return {**counts, "naive": naive, "tries": 0 if failed else len(train), "naive_tries": len(train), "failed": failed}
+
+
+def _guessed_blindly(secrets: pd.Series, synthetic: pd.Series, *, number: bool) -> int:
+    """Right guesses of somebody who takes any synthetic row. anonymeter's own baseline lays them beside the secrets by
+    row number and loses those without a match, so that its baseline falls the more synthetic rows there are.
+    """
+    guesses = synthetic.sample(len(secrets), replace=True).set_axis(secrets.index)
+    right = evaluate_inference_guesses(guesses=guesses, secrets=secrets, regression=number)
+    return int(right.sum())
 
 
 def _plain(frames: Frames, columns: Sequence[str]) -> list[pd.DataFrame]:
