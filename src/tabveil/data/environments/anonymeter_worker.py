@@ -16,6 +16,8 @@ An attack that anonymeter could not finish has `failed`, a type of error, and th
 
 anonymeter draws from generators that nobody can seed, and polars lists groups in any order; both are put right here, so
 that a job has one answer. Counts are read from the evaluators' fields, since `results()` fails where they are unlikely.
+
+Privacy: reads coded real rows in a private folder and writes counts; nothing else leaves this process.
 """
 
 from __future__ import annotations
