@@ -64,6 +64,8 @@ AT_ONCE = 3
 LEAST = 20
 """Fewer people than this on one side are not attacked."""
 
+_SIDES = ("train", "holdout")
+
 _WHAT = "Anonymeter's three questions"
 
 Rows = NDArray[np.int64]
@@ -225,28 +227,39 @@ def _dealt(columns: Sequence[Column]) -> tuple[Sequence[str], Sequence[str]]:
 def _tables(data: AuditInput) -> dict[str, pa.Table]:
     rows, targets = _people(data)
     once = _once(data)
-    chosen = {"synthetic": data.shuffled("synthetic", np.arange(len(data.synthetic)), purpose=NAME)[:ROWS]}
-    tables = {"synthetic": _sent(data, "synthetic", chosen["synthetic"])}
-    for role in ("train", "holdout"):
-        everybody = np.arange(len(data.groups[role]))
-        tables[role] = _sent(data, role, data.shuffled(role, everybody, purpose=NAME)[:rows])
+    tables = {"synthetic": _sent(data, "synthetic", _drawn(data, "synthetic", ROWS))}
+    for role in _SIDES:
+        tables[role] = _sent(data, role, _drawn(data, role, rows))
         tables[f"{role}_targets"] = _sent(data, role, data.shuffled(role, once[role], purpose=NAME)[:targets])
     return tables
+
+
+def _drawn(data: AuditInput, role: str, rows: int) -> Rows:
+    """That many rows of a table at random, in whatever order it is stored.
+
+    `shuffled` keeps copies together, so that its first rows would have all copies of a few: of two tables of different
+    size the larger would then have fewer rows that are alone. So places in its order are drawn.
+    """
+    order = data.shuffled(role, np.arange(len(data.groups[role])), purpose=NAME)
+    if rows >= len(order):
+        return order
+    keys = np.random.SeedSequence([_seed(data), len(order)]).generate_state(len(order), np.uint64)
+    drawn: Rows = order[np.argsort(keys, kind="stable")[:rows]]
+    return drawn
 
 
 def _people(data: AuditInput) -> tuple[int, int]:
     """How many rows of each real table are sent, and how many of those that occur once are attacked: equally many of
     both, so that neither side is easier to be alone in.
     """
-    sides = [len(data.groups[role]) for role in ("train", "holdout")]
+    sides = [len(data.groups[role]) for role in _SIDES]
     return min(*sides, ROWS), min(*(len(rows) for rows in _once(data).values()), TARGETS)
 
 
 def _once(data: AuditInput) -> dict[str, Rows]:
     """Of both real tables the rows that occur once in the two together."""
-    sides = ("train", "holdout")
-    times = np.bincount(np.concatenate([data.groups[role] for role in sides]))
-    return {role: np.flatnonzero(times[data.groups[role]] == 1) for role in sides}
+    times = np.bincount(np.concatenate([data.groups[role] for role in _SIDES]))
+    return {role: np.flatnonzero(times[data.groups[role]] == 1) for role in _SIDES}
 
 
 def _sent(data: AuditInput, role: str, rows: Rows) -> pa.Table:
