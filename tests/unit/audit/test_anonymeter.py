@@ -132,9 +132,9 @@ def test_numbers_are_shifted_only_where_they_begin_below_one_and_missing_is_belo
 
 @pytest.mark.statistical
 def test_rows_of_the_larger_table_are_drawn_one_by_one_so_that_as_many_are_alone_on_both_sides(worker: Worker) -> None:
-    """2,400 of 9,600 rows and all of 2,400: on both sides a value of the 2,000 common ones is there once with a chance of
-    1/e, so 736 + 400 rows are alone, the difference with a deviation below 30. Were copies drawn together, 700 fewer of
-    the larger table's would be. alpha = 1e-9 is 6.1 deviations.
+    """2,400 of 9,600 rows, and all of 2,400: on both sides a value of the 2,000 common ones is there once with a chance
+    of 1/e, so 736 + 400 rows are alone, the difference with a deviation below 30. Were copies drawn together, 700 fewer
+    of the larger table's would be. alpha = 1e-9 is 6.1 deviations.
     """
     sent = worker(lambda attack: counts(0, 0))
     schema = Schema(columns=(Integer(name="a", low=0, high=99_999),))
