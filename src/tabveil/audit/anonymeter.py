@@ -108,9 +108,10 @@ class Anonymeter(Auditor):
         return ""
 
     def plan(self, data: AuditInput) -> str:
-        """What it costs, and whose work it is."""
-        whose = "anonymeter 1.1.0 (Clear BSD License, which grants no patent rights)"
-        return f"{len(self._attacks(data))} attacks by {whose} in a process of its own: seconds to a minute."
+        """Whose work it is, where our own interpreter has the package and nobody was asked; seconds to a minute."""
+        if environments.accepted_on(NAME):
+            return ""
+        return f"the attacks are by anonymeter. {environments.load(NAME).notice}"
 
     def compute(self, data: AuditInput) -> list[Finding]:
         """A finding for each attack; its control is the same attack on held-out people, its baseline the upper end of
