@@ -216,6 +216,12 @@ def _one_interrupt() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
+def ignore_interrupts() -> None:
+    """From now on Ctrl-C and SIGTERM change nothing: for a process that ends by itself and has nothing left to lose."""
+    for number in _INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 PATIENCE = 2.0
 """Seconds between two looks at whether an interrupted run still tidies up or waits for a thread."""
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tabveil
-from tabveil import _cli_env, _cli_ledger, _cli_schema
+from tabveil import _cli_audit, _cli_env, _cli_ledger, _cli_output, _cli_schema
 from tabveil._cli_conditions import read_balance, read_where
 from tabveil._cli_output import answer, columns, new_app, progress, run, tell
 from tabveil._cli_schema import Delimiter, Json, TableName, TableSource
@@ -33,6 +33,8 @@ app = new_app("Privacy-first synthesis of tables: declare what is public, spend 
 app.add_typer(_cli_schema.app, name="schema")
 app.add_typer(_cli_ledger.app, name="ledger")
 app.add_typer(_cli_env.app, name="env")
+app.command()(_cli_audit.audit)
+app.command()(_cli_audit.auditors)
 
 SchemaFile = Annotated[Path, typer.Option("--schema", "-s", metavar="FILE", help="The table's schema (YAML).")]
 LedgerPlace = Annotated[
@@ -109,7 +111,7 @@ def plan(
     """Say what a fit would cost and take, and whether epsilon is enough to learn from. Opens no table."""
     from tabveil import planning
     from tabveil._cli_plan import shown
-    from tabveil.pipeline import as_schema
+    from tabveil.appraising import as_schema
 
     with progress() as show:
         forecast = planning.plan(
@@ -357,12 +359,16 @@ def report(
         str | None, typer.Option(metavar="TABLE", help="The rows it was made from: makes the INTERNAL edition.")
     ] = None,
     holdout: Holdout = None,
+    audited: Annotated[
+        Path | None,
+        typer.Option("--audit", metavar="FILE", help="What `tabveil audit` wrote, shown in place of a new one."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a release's report; with --train the internal edition, measured anew."""
     from tabveil import pipeline
 
-    pipeline.report(folder, train=train, holdout=holdout).save(out)
+    pipeline.report(folder, train=train, holdout=holdout, audited=audited).save(out)
     edition = "release" if train is None else "internal"
     answer({"file": str(out), "edition": edition}, f"Wrote the {edition} edition to {out}.", as_json=as_json)
 
@@ -413,4 +419,5 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+    _cli_output.ignore_interrupts()  # what was asked for is done: that the libraries tidy up is no reason to fail
     sys.exit(code)

@@ -15,18 +15,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tabveil import metrics
-from tabveil.audit import audit as attack
-from tabveil.audit import notes as audit_notes
 from tabveil.audit.base import AuditInput
+from tabveil.auditing import Audited, conduct
 from tabveil.metrics.base import MetricInput
 from tabveil.metrics.marginals import charts
-from tabveil.records import Finding, MarginalChart, PrivacyStatement, Provenance, Score
+from tabveil.records import MarginalChart, PrivacyStatement, Provenance, Score
 from tabveil.report.document import Edition, Report, build
 from tabveil.schema import Schema
 from tabveil.tables import open_table
 
 MOST_ROWS = 500_000
 """Most rows of one table that metrics and attacks are given: a share measured on so many strays by 0.1 % at most."""
+
+NOTHING = Audited()
+"""No audit."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,16 @@ class Facts:
         data = MetricInput(train=synthetic, holdout=None, synthetic=synthetic, schema=self.schema)
         return self._report("release", drawn=charts(data, show_real=False))
 
-    def internal(self, data: MetricInput, scores: Sequence[Score], findings: Sequence[Finding]) -> Report:
+    def internal(self, data: MetricInput, scores: Sequence[Score], audited: Audited) -> Report:
         """The edition that shows what was measured on real rows."""
-        return self._report("internal", data, scores, findings, drawn=charts(data, show_real=True))
+        return self._report("internal", data, scores, audited, drawn=charts(data, show_real=True))
 
     def _report(
         self,
         edition: Edition,
         data: MetricInput | None = None,
         scores: Sequence[Score] = (),
-        findings: Sequence[Finding] = (),
+        audited: Audited = NOTHING,
         *,
         drawn: Sequence[MarginalChart] = (),
     ) -> Report:
@@ -64,10 +66,12 @@ class Facts:
             schema_summary=self.schema.to_dict() | {"digest": self.schema.digest},
             provenance=self.provenance,
             scores=scores,
-            findings=findings,
+            findings=audited.findings,
+            measurements=audited.measurements,
+            judgements=audited.judgements,
             charts=drawn,
             edition=edition,
-            notes=() if data is None else _notes(data),
+            notes=() if data is None else (*metrics.notes(data), *audited.notes),
         )
         return Report(document)
 
@@ -84,16 +88,10 @@ def scores(data: MetricInput, names: Sequence[str] | None = None) -> tuple[Score
     )
 
 
-def findings(data: MetricInput) -> tuple[Finding, ...]:
-    """What attacks on the synthetic table get; none without a holdout. INTERNAL."""
+def audited(data: MetricInput) -> Audited:
+    """What every auditor finds and counts, and what it comes to by the three questions; INTERNAL."""
     tables = {"train": data.train, "holdout": data.holdout, "schema": data.schema}
-    return attack(data.synthetic, **tables, random_state=data.random_state)
-
-
-def _notes(data: MetricInput) -> tuple[str, ...]:
-    """Why a metric or an attack has nothing to show."""
-    attacked = AuditInput(data.synthetic, data.train, data.holdout, data.schema, data.random_state)
-    return (*metrics.notes(data), *audit_notes(attacked))
+    return conduct(AuditInput(data.synthetic, **tables, random_state=data.random_state))
 
 
 def frame_of(table: Any, rng: np.random.Generator) -> pd.DataFrame:

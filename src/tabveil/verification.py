@@ -314,7 +314,7 @@ def _check_report(folder: Path, manifest: Manifest) -> str:
     """A release edition without internal figures; made by this version, its pages are what report.json renders to."""
     said = _json(folder, "report.json")
     series = [c.get(k) for c in said.get("charts", ()) for k in ("real", "holdout")]
-    figures = [*said.get("utility", ()), *said.get("findings", ())]
+    figures = [f for key in ("utility", "findings", "measurements", "judgements") for f in said.get(key, ())]
     if said.get("edition") != "release" or any(series) or any(f.get("internal") for f in figures):
         raise VerificationError("The report is not a release edition: it holds figures computed from real rows.")
     if not _is_ours(manifest):

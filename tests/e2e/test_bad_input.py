@@ -420,15 +420,15 @@ def test_an_interrupt_that_a_library_turns_into_an_error_of_its_own_is_still_one
 
 @pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 0.1), (signal.SIGTERM, 1.0)])
 def test_a_signal_from_outside_at_any_moment(desk: Desk, number: signal.Signals, seconds: float) -> None:
-    """A real process on a table that keeps it busy for long, `seconds` after it opened the ledger; what it is at then
-    differs between machines, what must hold does not.
+    """A real process that is busy for long with reading and drawing rows, `seconds` after it opened the ledger; what it
+    is at then differs between machines, what must hold does not.
     """
     desk.write(pd.concat([desk.frame] * 12_000))
     ledger = desk.folder / "ledger.db"
     opened, before = ledger.stat().st_mtime_ns, desk.names()
-    command = "synthesize table.csv -s schema.yaml -e 1 -d 1e-5 -l ledger.db --dataset people -o release".split()
+    command = "synthesize table.csv -s schema.yaml -e 1 -d 1e-5 -l ledger.db --dataset people -o release -n 5000000"
     process = subprocess.Popen(
-        [sys.executable, "-m", "tabveil", *command],
+        [sys.executable, "-m", "tabveil", *command.split()],
         cwd=desk.folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stderr=subprocess.PIPE,

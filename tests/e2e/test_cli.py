@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 import tabveil
-from e2e.conftest import ROWS, SCHEMA, Desk, Outcome
-from tabveil import _demo, errors, pipeline
+from e2e.conftest import ROWS, SCHEMA, Desk, Outcome, people
+from tabveil import _demo, auditing, errors, pipeline
 from tabveil._cli_output import EXIT_CODES
 from tabveil.cli import app
 from tabveil.generators import generators
@@ -30,6 +31,8 @@ COMMANDS = [
     ("sample",),
     ("impute",),
     ("evaluate",),
+    ("audit",),
+    ("auditors",),
     ("report",),
     ("verify",),
     ("generators",),
@@ -459,6 +462,83 @@ def test_evaluating_a_release_or_a_table(desk: Desk) -> None:
     assert desk.run("evaluate", "table.csv", "--train", "table.csv").code == 2
     assert desk.run("evaluate", "release", "--train", "table.csv", "--metric", "nosuch").code == 2
     assert desk.run("evaluate", "release", "--train", "nosuch.csv").code == 4
+
+
+def test_an_audit_of_a_release_or_a_table_and_its_report(desk: Desk) -> None:
+    held = people(400).iloc[200:]
+    desk.write(held, "held.csv")
+    desk.schema(SCHEMA + "quasi_identifiers: [age, color]\n")
+    desk.synthesize()
+    given = ("--train", "table.csv", "--holdout", "held.csv", "--profile", "wp29", "--profile", "cms-11")
+    outcome = desk.run("audit", "release", *given, "-o", "audit.json", "--json")
+    assert (outcome.code, outcome.left) == (0, {"audit.json"}), outcome.err
+    written = json.loads((desk.folder / "audit.json").read_text())
+    assert written == {k: v for k, v in outcome.json.items() if k != "file"}
+    assert written["stamp"] == "INTERNAL"
+    assert {f["auditor"] for f in written["findings"]} >= {"copies", "membership", "attribute"}
+    assert {j["profile"] for j in written["judgements"]} == {"wp29", "cms-11"}
+    assert "k-anonymity" in {m["name"] for m in written["measurements"]}
+    table = desk.run("audit", "release/synthetic.csv", *given, "-s", "schema.yaml", "-o", "b.json", "--json")
+    assert table.json["findings"] == written["findings"]
+    shown = desk.run("audit", "release", *given, "-o", "audit.json", "--auditor", "copies")
+    assert "copies: synthetic rows that are exact copies of a training row" in shown.out
+    assert "membership: training rows" not in shown.out
+
+    assert desk.run("report", "release", "--train", "table.csv", "--audit", "audit.json", "-o", "r.json").code == 0
+    report = json.loads((desk.folder / "r.json").read_text())
+    assert [f["auditor"] for f in report["findings"]] == ["copies"]
+    assert {j["profile"] for j in report["judgements"]} == {"wp29", "cms-11"}
+    refused = [
+        desk.run("report", "release", "--train", "table.csv", "--audit", "b.json", "-o", "r.html"),
+        desk.run("report", "release", "--audit", "audit.json", "-o", "r.html"),
+        desk.run("audit", "table.csv", *given, "-o", "c.json"),
+        desk.run("audit", "release", *given, "-o", "audit.html"),
+        desk.run("audit", "release", *given, "-o", "c.json", "--auditor", "nosuch"),
+        desk.run("audit", "release", *given, "-o", "c.json", "--profile", "nosuch"),
+    ]
+    assert [(r.code, r.out, r.err.count("\n"), r.left) for r in refused] == [(2, "", 1, frozenset())] * 6
+    assert "another release" in refused[0].err
+    (desk.folder / "broken.json").write_text('{"tabveil_audit": 1, "findings": [{}]}')
+    assert desk.run("report", "release", "--train", "table.csv", "--audit", "broken.json", "-o", "r.html").code == 7
+
+
+def test_the_auditors_are_listed(desk: Desk) -> None:
+    listed = desk.run("auditors", "--json").json["auditors"]
+    assert [a["name"] for a in listed] == tabveil.names("auditors")
+    assert {"anonymity", "attribute", "copies", "membership"} <= {a["name"] for a in listed}
+    assert "rates" not in {a["name"] for a in listed}
+    assert all(a["tries"].endswith(".") for a in listed)
+    assert "told from held-out rows" in desk.run("auditors").out
+
+
+def test_an_interrupted_audit_goes_on_where_it_stopped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The auditors that ended are not run again; with other rows they are."""
+    desk.synthesize()
+    desk.write(people(400).iloc[200:], "held.csv")
+    command = ("audit", "release", "--train", "table.csv", "--holdout", "held.csv", "-o", "audit.json", "--json")
+    whole = desk.run(*command).json
+    ran = []
+    real = auditing._audited
+
+    def audited(auditor: Any, data: Any) -> Any:
+        ran.append(auditor.plugin_name())
+        if auditor.plugin_name() == "membership" and len(ran) < 5:
+            raise KeyboardInterrupt
+        return real(auditor, data)
+
+    monkeypatch.setattr(auditing, "_audited", audited)
+    outcome = desk.run(*command)
+    assert (outcome.code, outcome.out) == (130, "")
+    assert "goes on from there" in outcome.err
+    kept = [p for p in desk.names() if p.startswith("audit.json.parts/")]
+    done = ran[:-1]
+    assert {Path(p).stem for p in kept if p.endswith(".json")} == set(done)
+    ran.clear()
+    ran += ["earlier"] * 5
+    again = desk.run(*command).json
+    assert not set(done) & set(ran)
+    assert again["findings"] == whole["findings"]
+    assert not any(p.startswith("audit.json.parts") for p in desk.names())
 
 
 def test_reports_in_both_editions(desk: Desk) -> None:

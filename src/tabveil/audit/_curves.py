@@ -171,18 +171,21 @@ def _reached(scores: Floats, cut: float) -> Count:
 
 
 def _bets(areas: Floats, alpha: float) -> tuple[float, float]:
-    """Ends of the interval of means on which no bettor has won 1 / alpha times his stake at any time."""
+    """Ends of the interval of means against which nobody, betting half on more and half on less, has ever held 1 /
+    alpha times his stake.
+
+    Who bets on more wins less the higher the mean, so that all means up to the last refuted one are refuted.
+    """
     means = np.linspace(0, 1, 1001)
-    up, down = np.zeros(len(means)), np.zeros(len(means))
-    most = np.zeros(len(means))
-    for bet, area in zip(_stakes(areas, alpha), areas, strict=True):
-        with np.errstate(divide="ignore"):
-            up += np.log1p(np.minimum(bet, 0.5 / np.maximum(means, 1e-9)) * (area - means))
-            down += np.log1p(-np.minimum(bet, 0.5 / np.maximum(1 - means, 1e-9)) * (area - means))
-        most = np.maximum(most, np.logaddexp(up, down) - np.log(2))
-    kept = np.flatnonzero(most < -np.log(alpha))
-    # Outwards to the next mean that was refuted, so that no mean between two tried ones is left out.
-    return float(means[max(kept[0] - 1, 0)]), float(means[min(kept[-1] + 1, len(means) - 1)])
+    more, less = np.zeros((2, len(means)))
+    most_more, most_less = np.zeros((2, len(means)))
+    for stake, area in zip(_stakes(areas, alpha), areas, strict=True):
+        more += np.log1p(np.minimum(stake, 0.5 / np.maximum(means, 1e-9)) * (area - means))
+        less += np.log1p(np.minimum(stake, 0.5 / np.maximum(1 - means, 1e-9)) * (means - area))
+        most_more, most_less = np.maximum(most_more, more), np.maximum(most_less, less)
+    needed = np.log(2 / alpha)
+    low, high = means[most_more >= needed], means[most_less >= needed]
+    return float(low[-1]) if len(low) else 0.0, float(high[0]) if len(high) else 1.0
 
 
 def _stakes(areas: Floats, alpha: float) -> Floats:

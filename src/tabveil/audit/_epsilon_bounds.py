@@ -45,6 +45,13 @@ FEWEST = 4
 CUTS = 400
 """Thresholds tried, at most."""
 
+CAREFUL = 0.1
+"""Chances of error are so much smaller where a threshold is chosen: the best of many on one half was lucky there, the
+more so the fewer scores lie beyond it."""
+
+MOST_ALPHA = 0.25
+"""Up to which chance of error "accuracy" is proved."""
+
 
 @dataclass(frozen=True)
 class EpsilonBound:
@@ -95,7 +102,7 @@ def epsilon_of_counts(
     """
     alpha = 1 - checked(confidence)
     check_delta(delta)
-    if method == "accuracy" and (alarms.tries != hits.tries or alpha > 0.25):
+    if method == "accuracy" and (alarms.tries != hits.tries or alpha > MOST_ALPHA):
         raise UsageError("Accuracy needs as many runs on each side, and a confidence of at least 3/4.")
     test = _ratio if method == "ratio" else _accuracy
     low = at_least_0(test(_ints(hits), _ints(alarms), delta, alpha))
@@ -173,6 +180,7 @@ def at_least_0(shown: Floats) -> float:
 
 
 def inside_of(count: Count) -> Floats:
+    """The rate, at least half a try from 0 and 1."""
     return np.array([min(max(count.rate, 0.5 / count.tries), 1 - 0.5 / count.tries)])
 
 
@@ -201,6 +209,8 @@ def empirical_epsilon(
     inside, outside = scores_of(inside), scores_of(outside)
     alpha = shared(confidence, tried)
     check_delta(delta)
+    if alpha > MOST_ALPHA:
+        raise UsageError("Accuracy needs a confidence of at least 3/4.")
     if min(len(inside), len(outside)) < FEWEST:
         return EpsilonBound(0.0, 0.0, 0.0, confidence, delta, "ratio")
     cut, method = _rule(inside[1::2], outside[1::2], delta, alpha)
@@ -212,23 +222,25 @@ def empirical_epsilon(
 
 def _rule(inside: Floats, outside: Floats, delta: float, alpha: float) -> tuple[float, Literal["ratio", "accuracy"]]:
     """Threshold and test that show most on these runs, which are not counted again."""
-    cuts = _cuts(np.concatenate([inside, outside]))
-    fewer = min(len(inside), len(outside))
-    ratio = _ratio(_beyond(inside, cuts), _beyond(outside, cuts), delta, alpha)
-    accuracy = _accuracy(_beyond(inside[:fewer], cuts), _beyond(outside[:fewer], cuts), delta, alpha)
-    if ratio.max() >= accuracy.max():
+    cuts, fewer = _cuts(inside, outside), min(len(inside), len(outside))
+    for chance in (CAREFUL * alpha, alpha, MOST_ALPHA):  # where nothing is that sure, what is most likely
+        ratio = _ratio(_beyond(inside, cuts), _beyond(outside, cuts), delta, chance)
+        accuracy = _accuracy(_beyond(inside[:fewer], cuts), _beyond(outside[:fewer], cuts), delta, chance)
+        if max(ratio.max(), accuracy.max()) > 0:
+            break
+    if ratio.max() > accuracy.max():
         return float(cuts[ratio.argmax()]), "ratio"
     return float(cuts[accuracy.argmax()]), "accuracy"
 
 
-def _cuts(scores: Floats) -> Floats:
-    """Scores to be tried as thresholds: all, or CUTS of them, close together at both ends."""
-    found = np.unique(scores)
-    if len(found) <= CUTS:
-        return found
-    ends = np.geomspace(1, len(found) // 2, CUTS // 4)
-    at = np.concatenate([ends, len(found) - ends, np.linspace(0, len(found) - 1, CUTS // 2)])
-    return found[np.unique(at.astype(np.int64))]
+def _cuts(inside: Floats, outside: Floats) -> Floats:
+    """Scores to be tried as thresholds: all where they are few, else what 0.5 % to 99.5 % of either side lie below."""
+    both = np.unique(np.concatenate([inside, outside]))
+    if len(both) <= CUTS:
+        return both
+    shares = np.linspace(0.005, 0.995, CUTS // 2)
+    # Scores that are there, no means of two: these may be infinite.
+    return np.unique([np.quantile(side, shares, method="inverted_cdf") for side in (inside, outside)])
 
 
 def _beyond(scores: Floats, cuts: Floats) -> _Ints:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from tabveil import _atomic
 from tabveil.errors import UsageError
-from tabveil.records import Finding, MarginalChart, PrivacyStatement, Provenance, Score
+from tabveil.records import Finding, Judgement, MarginalChart, Measurement, PrivacyStatement, Provenance, Score
 from tabveil.report import _ledger, _promise, html, markdown
 
 Edition = Literal["internal", "release"]
@@ -67,6 +67,8 @@ def build(
     provenance: Provenance | None = None,
     scores: Sequence[Score] = (),
     findings: Sequence[Finding] = (),
+    measurements: Sequence[Measurement] = (),
+    judgements: Sequence[Judgement] = (),
     charts: Sequence[MarginalChart] = (),
     edition: Edition,
     title: str = "",
@@ -81,6 +83,8 @@ def build(
       provenance: how the table came to be.
       scores: what was measured of utility, in the order to be shown.
       findings: what attacks found.
+      measurements: what was counted of both tables.
+      judgements: what profiles make of findings and measurements.
       charts: what each column looks like.
       edition: "internal" shows everything and says INTERNAL; "release" leaves out all that is internal.
       title: of the report; by default one is made from the schema's name.
@@ -104,7 +108,9 @@ def build(
         "charts": [shown.chart(c) for c in charts if shown.may_show(c)],
         "utility": [s.to_dict() for s in scores if shown.all or not s.internal],
         "findings": [f.to_dict() for f in findings if shown.all or not f.internal],
-        "withheld": shown.withheld(scores, findings, charts),
+        "measurements": [m.to_dict() for m in measurements if shown.all or not m.internal],
+        "judgements": [j.to_dict() for j in judgements if shown.all or not j.internal],
+        "withheld": shown.withheld(scores, (*findings, *measurements, *judgements), charts),
         "notes": list(notes) if shown.all else [],
         "schema": shown.schema(schema_summary),
         "provenance": None if provenance is None else shown.provenance(provenance),
@@ -142,7 +148,10 @@ class _Shown:
         return data
 
     def withheld(
-        self, scores: Sequence[Score], findings: Sequence[Finding], charts: Sequence[MarginalChart]
+        self,
+        scores: Sequence[Score],
+        findings: Sequence[Finding | Measurement | Judgement],
+        charts: Sequence[MarginalChart],
     ) -> dict[str, Any] | None:
         """How many figures a release leaves out, and why; None where nothing is left out."""
         counts = {

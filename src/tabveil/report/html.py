@@ -19,7 +19,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from tabveil.report import _draw, _view
+from tabveil.report import _audit, _draw, _view
 from tabveil.report._text import visible
 
 
@@ -39,6 +39,7 @@ def render(document: Mapping[str, Any]) -> str:
             style=Markup(style),  # noqa: S704 - our own file, no input in it
             style_hash=digest,
             draw=_draw,
+            audit=_audit,
             view=_view,
         )
     )

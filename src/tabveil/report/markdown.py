@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tabveil.report import _draw, _view
+from tabveil.report import _audit, _draw, _view
 from tabveil.report._text import brief, number, percent, rounded_up, visible
 
 Document = Mapping[str, Any]
@@ -202,8 +202,49 @@ def _attacks(document: Document) -> list[str]:
     ]
     heads = ["attack", "result", "interval", "baseline", "control", "ceiling", "verdict"]
     if rows:
-        return [*blocks, _table(heads, rows, right=frozenset(range(1, 6)))]
-    return blocks if blocks[1] else [*blocks, "No attack was run on this table."]
+        said = [s for found in _audit.groups(document["findings"], "auditor").values() for s in _audit.about(found)]
+        blocks += [_table(heads, rows, right=frozenset(range(1, 6))), *_bullets(dict.fromkeys(said))]
+    elif not blocks[1]:
+        blocks.append("No attack was run on this table.")
+    return [*blocks, *_judged(document), *_counted(document)]
+
+
+def _judged(document: Document) -> list[str]:
+    """What each profile makes of the numbers."""
+    blocks = []
+    for name, judgements in _audit.groups(document.get("judgements", []), "profile").items():
+        rows = [
+            [
+                escape(j["requirement"]),
+                j["outcome"],
+                *("–" if j[k] is None else number(j[k]) for k in ("value", "threshold")),
+                escape(j["sentence"]),
+                escape(j["citation"]),
+            ]
+            for j in judgements
+        ]
+        heads = ["asked", "outcome", "number", "threshold", "why", "by whom"]
+        blocks += [f"### Profile {escape(name)}", _table(heads, rows, right=frozenset({2, 3}))]
+    return blocks
+
+
+def _counted(document: Document) -> list[str]:
+    """What was counted, by table."""
+    blocks = []
+    for table, entries in _audit.worst_first(document.get("measurements", [])).items():
+        rows = [
+            [
+                escape(m["name"]),
+                "lower" if m["goal"] == "min" else "higher",
+                escape(", ".join(m["columns"])),
+                escape(m["sensitive"] or "–"),
+                number(m["value"]),
+            ]
+            for m in entries
+        ]
+        heads = ["measure", "protects more", "known columns", "sensitive", "value"]
+        blocks += [f"### Anonymity: {escape(table)}", _table(heads, rows, right=frozenset({4}))]
+    return blocks
 
 
 def _schema(document: Document) -> list[str]:

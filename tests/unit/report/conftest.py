@@ -13,7 +13,16 @@ import pytest
 from tabveil import accounting
 from tabveil.accounting import DiscreteGaussianDpEvent, ExponentialMechanismDpEvent, Spend
 from tabveil.columns import Boolean, Categorical, Date, Decimal, Identifier, Integer
-from tabveil.records import RELATION, Finding, MarginalChart, PrivacyStatement, Provenance, Score
+from tabveil.records import (
+    RELATION,
+    Finding,
+    Judgement,
+    MarginalChart,
+    Measurement,
+    PrivacyStatement,
+    Provenance,
+    Score,
+)
 from tabveil.report import build
 from tabveil.schema import Schema
 
@@ -86,6 +95,28 @@ SCORES = (
     Score("ml_utility", "R2 for sex", math.nan, "max", -math.inf, 1.0, {"real": math.inf}),
 )
 FINDINGS = (Finding("copies", "exact copies", 0.01, (0.005, 0.02), 0.95, 0.01, 0.01, 1.0, "As many as by chance."),)
+CURVED = Finding(
+    *("membership", "rows told apart: random rows", 0.62, (0.55, 0.69), 0.95, 0.5, 0.51, 0.97, "Exposed."),
+    threat_model="Somebody has the table.",
+    targets="200 random rows",
+    seed=0,
+    cost="40,000 pairs of rows",
+    false_alarms=(0.0, 0.01, 0.1, 1.0),
+    recognised=(0.0, 0.05, 0.3, 1.0),
+)
+MEASUREMENTS = (
+    Measurement(
+        *("anonymity", "k-anonymity", "real", ("age", "sex"), "", 3.0, "max", "Fewest alike.", "Sweeney 2002"),
+        details={"rows": 1000.0, "unique_rows": 0.0, "rows_below_5": 12.0, "rows_below_11": 40.0},
+    ),
+    Measurement(
+        "anonymity", "k-map", "synthetic against real", ("age", "sex"), "", math.inf, "max", "Fewest.", "Sweeney"
+    ),
+)
+JUDGEMENTS = (
+    Judgement("wp29", "1", "singling out", "not answered", "copies", 0.01, 0.02, "WP216", "Too few tries."),
+    Judgement("cms-11", "1", "no cell below 11", "not met", "anonymity", 3.0, 11.0, "ResDAC", "3 is below 11."),
+)
 PROVENANCE = Provenance(
     "0.1.0", "3.11.9", {"numpy": "2.4.6"}, "mst", {"cells": 64}, {"fit": 4.2}, "2026-11-21T09:00:00Z", 1000
 )
@@ -112,7 +143,9 @@ def report() -> Build:
             "schema_summary": {**make_schema().to_dict(), "digest": make_schema().digest},
             "provenance": PROVENANCE,
             "scores": SCORES,
-            "findings": FINDINGS,
+            "findings": (*FINDINGS, CURVED),
+            "measurements": MEASUREMENTS,
+            "judgements": JUDGEMENTS,
             "charts": CHARTS,
             "notes": ("A metric had nothing to say.",),
         }

@@ -19,7 +19,7 @@ import pytest
 from tabveil import _atomic
 from tabveil.errors import StorageError, UsageError
 from tabveil.ledger import Ledger
-from tabveil.records import Finding, MarginalChart, PrivacyStatement, Provenance, Score
+from tabveil.records import Finding, Judgement, MarginalChart, Measurement, PrivacyStatement, Provenance, Score
 from tabveil.report import Report, build, json_schema
 from tabveil.schema import Schema
 
@@ -57,7 +57,7 @@ def test_what_is_not_private_obeys_it_too(report: Build, statement: Callable[...
 
 def test_the_schema_refuses_an_internal_figure_in_a_release(report: Build) -> None:
     internal, release = report("internal"), report("release")
-    for key in ("utility", "findings", "charts", "notes", "provenance"):
+    for key in ("utility", "findings", "measurements", "judgements", "charts", "notes", "provenance"):
         with pytest.raises(jsonschema.ValidationError):
             check({**release, key: internal[key]})
     with pytest.raises(jsonschema.ValidationError):
@@ -77,7 +77,29 @@ def planted() -> dict[str, Any]:
             Score("m", "SECRET name", SENTINEL, "min", 0.0, 1.0, {"real": SENTINEL}, {"worst: SECRET": SENTINEL}),
             Score("m", "public size", 0.25, "max", 0.0, 1.0, internal=False),
         ),
-        "findings": (Finding("a", "SECRET", *(SENTINEL, (SENTINEL,), 0.95), *(SENTINEL,) * 3, "SECRET verdict"),),
+        "findings": (
+            Finding("a", "SECRET", *(SENTINEL, (SENTINEL,), 0.95), *(SENTINEL,) * 3, "SECRET verdict"),
+            Finding(
+                *("b", "SECRET", SENTINEL, (SENTINEL, SENTINEL), 0.95, SENTINEL, SENTINEL, SENTINEL, "SECRET"),
+                threat_model="SECRET",
+                targets="SECRET",
+                cost="SECRET",
+                false_alarms=(SENTINEL,),
+                recognised=(SENTINEL,),
+            ),
+        ),
+        "measurements": (
+            Measurement(
+                *("anonymity", "k-anonymity", "SECRET table", ("SECRET",), "SECRET", SENTINEL, "max", "SECRET"),
+                source="SECRET",
+                details={"rows": 10 * SENTINEL, "unique_rows": SENTINEL, "rows_below_11": SENTINEL, "SECRET": SENTINEL},
+                notes=("SECRET",),
+            ),
+        ),
+        "judgements": (
+            Judgement("wp29", "1", "SECRET", "not met", "a", SENTINEL, SENTINEL, "SECRET", "SECRET", ("SECRET",)),
+            Judgement("mine", "1", "SECRET", "not answered", "anonymity", SENTINEL, None, "SECRET", "SECRET"),
+        ),
         "charts": (
             MarginalChart(
                 "age", "integer", ("0", "1"), (0.5, 0.5), (SENTINEL, 1 - SENTINEL), (SENTINEL,) * 2, (0, 1, 2)
@@ -107,15 +129,15 @@ def test_the_same_figures_are_all_over_the_internal_edition(report: Build) -> No
 
 def test_a_release_says_how_much_it_withholds_and_why(report: Build) -> None:
     made = report("release", **planted())
-    assert made["withheld"] == {"scores": 1, "findings": 1, "charts": 2, "why": made["withheld"]["why"]}
+    assert made["withheld"] == {"scores": 1, "findings": 5, "charts": 2, "why": made["withheld"]["why"]}
     page = Report(made).html()
     assert "1 utility figures withheld." in page
-    assert "1 attack results withheld." in page
+    assert "5 attack results withheld." in page
     assert "2 comparisons with real rows withheld." in page
     assert "2312.05114" in page
     assert "Utility was not measured" not in page
     assert report("internal", **planted())["withheld"] is None
-    assert report("release", scores=(), findings=(), charts=())["withheld"] is None
+    assert report("release", scores=(), findings=(), measurements=(), judgements=(), charts=())["withheld"] is None
 
 
 def test_a_release_says_nothing_of_a_draft_that_was_read_from_rows(

@@ -15,8 +15,8 @@ from typing import Any
 import jinja2
 import pytest
 
-from tabveil.records import MarginalChart, PrivacyStatement, Score
-from tabveil.report import Report
+from tabveil.records import Finding, Judgement, MarginalChart, Measurement, PrivacyStatement, Score
+from tabveil.report import Report, _audit
 from tabveil.report import html as renderer
 from tabveil.schema import Schema
 
@@ -83,8 +83,20 @@ def hostile(report: Build, statement: Callable[..., PrivacyStatement], schema: C
             MarginalChart(text, "categorical", (text, text + "!"), (0.5, 0.5), (0.4, 0.6), (0.4, 0.6)),
         )
         score = Score("m", text, 0.5, "max", 0.0, 1.0, {text: 0.5, "real": 0.6}, {f"worst: {text}": 0.1, text: 1.0})
+        findings = (
+            Finding("attribute", text, 0.5, (0.4, 0.6), 0.95, 0.3, 0.3, 1.0, text, threat_model=text, targets=text),
+            Finding(
+                "x", text, 0.5, (0.4, 0.6), 0.95, 0.3, 0.3, 1.0, "", false_alarms=(0.1, 1.0), recognised=(0.2, 1.0)
+            ),
+        )
+        sizes = {"rows": 10.0, "unique_rows": 1.0, "rows_below_5": 2.0, "rows_below_11": 5.0}
+        counted = Measurement("anonymity", "k-anonymity", "real", (text,), text, 2.0, "max", text, text, sizes)
+        judged = [Judgement(name, "1", text, "not met", "anonymity", 1.0, 11.0, text, text) for name in ("wp29", text)]
         return report(
             edition,
+            findings=findings,
+            measurements=(counted,),
+            judgements=judged,
             statement=statement(events=events, unit=unit, outside=(text,), dataset=text),
             schema_summary={**summary, "approved_by": text, "approved_on": "2026-01-01", "draft": False},
             charts=charts,
@@ -140,6 +152,34 @@ def test_the_policy_allows_this_style_and_nothing_else(report: Build) -> None:
         digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
         assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
         assert ' style="' not in text
+
+
+def test_attacks_are_drawn_and_told(report: Build) -> None:
+    """A leak is coloured; the curve's place follows its numbers; a threshold and the profile that asks it are named."""
+    page = Report(report()).html()
+    assert page.count('class="found"') == 2, "the legend and one attack"
+    spots = _audit.curves(report()["findings"], report()["promise"])[0]["path"]
+    assert spots == "M0.0 200.0L66.7 86.7L133.3 34.9L200.0 0.0"
+    for said in ("cms-11: 11", "4.0 %, k = 3", "Somebody has the table.", "200 random rows", "The three questions"):
+        assert said in page
+    told = (
+        "ROC curve of rows told apart: random rows: area 0.6200; at 1 % false alarms 0.0500 of members are recognised"
+    )
+    assert told in page
+
+
+def test_an_older_report_without_an_audit_is_shown(report: Build) -> None:
+    document = report()
+    del document["measurements"], document["judgements"]
+    document["findings"] = [{k: v for k, v in f.items() if k in OLD} for f in document["findings"]]
+    page = Report(document).html()
+    assert "Exposed." in page
+    assert "The three questions" not in page
+    assert "Exposed." in Report(document).markdown()
+
+
+OLD = ("auditor", "name", "value", "interval", "confidence", "baseline", "control", "ceiling", "verdict", "internal")
+"""What a finding had before it said who attacks whom."""
 
 
 def test_it_can_be_read_without_seeing_it(report: Build) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tabveil.records import MarginalChart, PrivacyStatement, Score
+from tabveil.records import Judgement, MarginalChart, Measurement, PrivacyStatement, Score
 from tabveil.report import Report
 from tabveil.report.markdown import escape
 
@@ -41,8 +41,11 @@ def cells(line: str) -> int:
 def test_tables_keep_their_shape(report: Build, text: str) -> None:
     score = Score(text, text, 0.5, "max", 0.0, 1.0, {"real": 0.6})
     chart = MarginalChart(text, "categorical", (text,), (1.0,), (1.0,), ())
-    made = Report(report(scores=(score,), charts=(chart,), title=text, notes=(text,))).markdown()
-    assert len(tables(made)) == 5
+    counted = Measurement("anonymity", text, text, (text,), text, 2.0, "max", text, text)
+    judged = Judgement(text, "1", text, "met", "anonymity", 1.0, None, text, text)
+    given = {"scores": (score,), "charts": (chart,), "measurements": (counted,), "judgements": (judged,)}
+    made = Report(report(**given, title=text, notes=(text,))).markdown()
+    assert len(tables(made)) == 7
     for table in tables(made):
         assert len({cells(line) for line in table}) == 1, table
     assert "<" not in made.replace("&lt;", "")
@@ -73,6 +76,8 @@ def test_stamps_stand_first_and_last(report: Build, statement: Callable[..., Pri
 
 
 def test_an_empty_report_is_whole_sentences(report: Build) -> None:
-    made = Report(report("release", scores=(), findings=(), charts=(), provenance=None)).markdown()
+    made = Report(
+        report("release", scores=(), findings=(), measurements=(), judgements=(), charts=(), provenance=None)
+    ).markdown()
     for sentence in ("Utility was not measured.", "No attack was run", "No column was drawn.", "No record of how"):
         assert sentence in made

@@ -1,0 +1,124 @@
+"""`tabveil audit`: attacks and counts on a release or a table, kept as they come, judged by profiles.
+
+Privacy: what it prints and writes was computed from real rows outside any budget: INTERNAL. No cell is among it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tabveil._cli_output import answer, columns, progress, tell
+from tabveil._cli_schema import Json
+from tabveil.records import readable
+
+if TYPE_CHECKING:
+    from tabveil.auditing import Audited
+    from tabveil.records import Finding
+
+PARTS = ".parts"
+"""Added to the answer's name for the folder of what is done so far."""
+
+
+def audit(
+    synthetic: Annotated[str, typer.Argument(metavar="SYNTHETIC", help="A release, or a table.", show_default=False)],
+    train: Annotated[str, typer.Option(metavar="TABLE", help="The rows it was made from.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="A .json file for the whole audit.")],
+    holdout: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="Real rows no fit has seen; without them nothing is attacked.")
+    ] = None,
+    population: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="Rows of all the people that the training rows are some of.")
+    ] = None,
+    schema: Annotated[
+        Path | None, typer.Option("--schema", "-s", metavar="FILE", help="Needed unless SYNTHETIC is a release.")
+    ] = None,
+    auditor: Annotated[list[str] | None, typer.Option(help="An auditor; all by default. May be repeated.")] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="A profile, or a .yaml file of your own; wp29 by default. May be repeated."),
+    ] = None,
+    random_state: Annotated[int, typer.Option("--random-state", help="Repeats every choice of rows.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Attack a synthetic table, count who looks alike, and judge both by profiles. Reads real rows: INTERNAL."""
+    from tabveil import auditing, pipeline
+    from tabveil.errors import UsageError
+    from tabveil.tables import write_text
+
+    if out.suffix.lower() != ".json":
+        raise UsageError("An audit is written as JSON: name the file something.json.")
+    parts = out.with_name(out.name + PARTS)
+    try:
+        with progress() as show:
+            found = pipeline.audit(
+                synthetic,
+                train=train,
+                holdout=holdout,
+                population=population,
+                schema=schema,
+                auditors=auditor,
+                profiles=profile or [auditing.THREE_QUESTIONS],
+                store=parts,
+                random_state=random_state,
+                progress=show,
+            )
+    except KeyboardInterrupt as error:
+        if parts.is_dir():
+            error.add_note(f"What was done is kept in {parts.name!r}: the same command goes on from there.")
+        raise
+    data = found.to_dict()
+    write_text(out, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    for note in found.notes:
+        tell(note)
+    answer({"file": str(out), **data}, _text(found, out), as_json=as_json)
+
+
+def auditors(as_json: Json = False) -> None:
+    """List the auditors, and what each tries."""
+    from tabveil.audit import registry
+
+    found = [{"name": name, "tries": (registry.get(name).__doc__ or "").split("\n")[0]} for name in registry.names()]
+    rows = [(a["name"], a["tries"]) for a in found]
+    answer({"auditors": found}, columns([("auditor", "what it tries"), *rows]), as_json=as_json)
+
+
+def _text(found: Audited, out: Path) -> str:
+    blocks = [_findings(found.findings), _judgements(found), _measurements(found)]
+    return "\n\n".join([*(b for b in blocks if b), f"Wrote the audit to {out}. INTERNAL: do not publish it."])
+
+
+def _findings(findings: Sequence[Finding]) -> str:
+    from tabveil.audit.rates import beyond
+
+    if not findings:
+        return ""
+    head = ("INTERNAL: read real rows", "result", "interval", "guessing", "control", "ceiling", "leak shown")
+    rows = [
+        (
+            f"{f.auditor}: {f.name}",
+            f"{f.value:.3f}",
+            f"{f.interval[0]:.3f} to {f.interval[1]:.3f}",
+            *(f"{v:.3f}" for v in (f.baseline, f.control, f.ceiling)),
+            "yes" if beyond(f) else "no",
+        )
+        for f in findings
+    ]
+    return columns([head, *rows])
+
+
+def _judgements(found: Audited) -> str:
+    rows = [(j.profile, j.outcome, f"{j.requirement}: {j.sentence}") for j in found.judgements]
+    return columns([("profile", "outcome", "asked, and why"), *rows]) if rows else ""
+
+
+def _measurements(found: Audited) -> str:
+    """What was counted of classes as such; what was counted of sensitive values in them is in the file."""
+    rows = [(m.name, m.table, readable(m.value), ", ".join(m.columns)) for m in found.measurements if not m.sensitive]
+    more = len(found.measurements) - len(rows)
+    told = f"\n{more} more, of sensitive columns, are in the file." if more else ""
+    return columns([("counted", "table", "value", "known columns"), *rows]) + told if rows else ""
