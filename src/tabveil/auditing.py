@@ -122,7 +122,7 @@ def conduct(
 
     Args:
       data: the tables; its `tell` hears each auditor's name and the share of auditors that are done.
-      auditors: names from `registry.names()`; all by default.
+      auditors: names from `registry.names()`; by default all but those that need an environment that was not made.
       profiles: names or files, as `audit.profiles.load` takes them.
       store: a folder for parts, made where there is none; `forget` removes what this audit left in it.
       about: further facts for the record, such as a release's manifest.
@@ -131,7 +131,7 @@ def conduct(
       UsageError: no such auditor or profile.
       StorageError: the store cannot be written.
     """
-    chosen = [(name, registry.get(name)()) for name in (registry.names() if auditors is None else auditors)]
+    chosen = [(name, registry.get(name)()) for name in (registry.runnable() if auditors is None else auditors)]
     asked = [load(p) for p in profiles]
     place = None if store is None else _place(store, data)
     parts = _parts(dataclasses.replace(data, store=place), chosen, place)

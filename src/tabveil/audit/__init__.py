@@ -31,6 +31,13 @@ class _Auditors(Registry):
         """Names of all auditors in alphabetical order; imports none of them."""
         return [name for name in super().names() if name not in ("rates", "profiles", "training", "likelihood")]
 
+    def runnable(self) -> list[str]:
+        """Names of those that run by default: all but those whose environment was not made."""
+        from tabveil import environments
+
+        needed = {name: self.get(name).needs_environment for name in self.names()}  # type: ignore[attr-defined]
+        return [name for name, environment in needed.items() if not environment or environments.is_there(environment)]
+
 
 registry = _Auditors("tabveil.audit", base="Auditor")
 """Every auditor by name."""
@@ -128,13 +135,5 @@ def notes(data: AuditInput, *, auditors: Sequence[str] | None = None) -> tuple[s
 
 
 def _chosen(names: Sequence[str] | None) -> list[Auditor]:
-    """The auditors called `names`; by default all but those whose environment was not made."""
-    if names is not None:
-        return [registry.get(name)() for name in names]
-    return [auditor() for auditor in map(registry.get, registry.names()) if _can_run(auditor)]
-
-
-def _can_run(auditor: type[Auditor]) -> bool:
-    from tabveil import environments
-
-    return not auditor.needs_environment or environments.is_there(auditor.needs_environment)
+    """The auditors called `names`; by default all that can run here."""
+    return [registry.get(name)() for name in (registry.runnable() if names is None else names)]
