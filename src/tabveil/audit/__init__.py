@@ -35,7 +35,8 @@ class _Auditors(Registry):
         """Names of those that run by default: all but those whose environment was not made."""
         from tabveil import environments
 
-        needed = {name: self.get(name).needs_environment for name in self.names()}  # type: ignore[attr-defined]
+        auditors: dict[str, type[Auditor]] = {name: self.get(name) for name in self.names()}
+        needed = {name: auditor.needs_environment for name, auditor in auditors.items()}
         return [name for name, environment in needed.items() if not environment or environments.is_there(environment)]
 
 
