@@ -133,7 +133,7 @@ def conduct(
 
     Args:
       data: the tables; its `tell` hears each auditor's name and the share of auditors that are done.
-      auditors: names from `registry.names()`; all by default.
+      auditors: names from `registry.names()`; by default all but those that need an environment that was not made.
       profiles: names or files, as `audit.profiles.load` takes them.
       store: a folder for parts, made where there is none; they stay until `forget` removes them.
       about: further facts for the record, such as a release's manifest.
@@ -142,7 +142,7 @@ def conduct(
       UsageError: no such auditor or profile.
       DataError: the schema allows no cell of some column of the synthetic table.
     """
-    names = list(dict.fromkeys(registry.names() if auditors is None else auditors))
+    names = list(dict.fromkeys(registry.runnable() if auditors is None else auditors))
     chosen = {name: registry.get(name)() for name in names}
     asked = list({p.name: p for p in map(load, profiles)}.values())
     doubts = _doubts(data)

@@ -47,6 +47,10 @@ COMMANDS = [
     ("ledger", "verify"),
     ("ledger", "export"),
     ("ledger", "list"),
+    ("env",),
+    ("env", "list"),
+    ("env", "create"),
+    ("env", "remove"),
 ]
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -59,7 +63,7 @@ def test_every_command_has_help_and_a_place_in_the_docs(desk: Desk, command: tup
     outcome = desk.run(*command, "--help")
     assert (outcome.code, outcome.err) == (0, "")
     assert "Usage: tabveil" in outcome.out
-    if command and command[-1] not in ("schema", "ledger"):
+    if command and command[-1] not in ("schema", "ledger", "env"):
         assert "--json" in outcome.out
         assert f"tabveil {' '.join(command)}" in DOCS.read_text(encoding="utf-8")
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -162,7 +163,14 @@ def lacking(data: AuditInput, *, roles: Sequence[str], what: str) -> str:
 
 
 class Auditor(ABC):
-    """Base of all auditors: one subclass per file, registered under the file's name."""
+    """Base of all auditors: one subclass per file, registered under the file's name.
+
+    Attributes:
+      needs_environment: the environment (`tabveil.environments`) that it works in, "" for none; where that was not
+        made, it is none of the auditors that run by default.
+    """
+
+    needs_environment: ClassVar[str] = ""
 
     @abstractmethod
     def compute(self, data: AuditInput) -> list[Finding]:

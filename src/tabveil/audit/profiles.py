@@ -43,6 +43,7 @@ __all__ = ["Citation", "Profile", "Requirement", "judge", "line", "load", "names
 _ENDINGS = (".yaml", ".yml")
 
 _NEEDS = {
+    "anonymeter": "its environment (`tabveil env create anonymeter`), and 20 training and held-out rows without copies",
     "anonymity": "`quasi_identifiers` in the schema",
     "attribute": "held-out rows, and `sensitive` columns or a `target` in the schema",
     "copies": "held-out rows",

@@ -23,8 +23,8 @@ OTHER = FRAME.assign(a=FRAME["a"] + 500)
 
 
 def test_auditors_are_registered_and_helpers_are_not() -> None:
-    assert registry.names() == ["anonymity", "attribute", "copies", "membership"]
-    with pytest.raises(UsageError, match="choose one of anonymity, attribute, copies, membership"):
+    assert registry.names() == ["anonymeter", "anonymity", "attribute", "copies", "membership"]
+    with pytest.raises(UsageError, match="choose one of anonymeter, anonymity, attribute, copies, membership"):
         registry.get("rates")
 
 
