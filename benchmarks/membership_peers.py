@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--peer-source", type=Path, required=True, help="folder that holds synth_mia")
     parser.add_argument("--rows", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=["smote", "cells", "tenth", "fresh"], help="tables to attack")
     given = parser.parse_args()
     schema, *parts = load("adult", given.data)
     real = pd.concat(parts)
@@ -99,8 +100,9 @@ def main() -> None:
     pieces = np.split(order, [n, 2 * n, 4 * n])[:3]
     train, fresh, holdout = (real.iloc[rows].reset_index(drop=True) for rows in pieces)
     head("table", "whose", "attack", "area")
-    for table, made in tables(train, fresh, schema, seed=given.seed).items():
-        data = AuditInput(synthetic=made, train=train, holdout=holdout, schema=schema)
+    made = tables(train, fresh, schema, seed=given.seed)
+    for table in given.only:
+        data = AuditInput(synthetic=made[table], train=train, holdout=holdout, schema=schema)
         sides = {"ours": ours(data), "Synth-MIA": peers(data, targets_of(data), given)}
         for whose, areas in sides.items():
             for attack, area in sorted(areas.items(), key=lambda item: -item[1]):
