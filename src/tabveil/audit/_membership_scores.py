@@ -132,7 +132,18 @@ def scores(material: Material) -> tuple[dict[str, Floats], dict[str, Floats]]:
         "gen_lra": _gen_lra(near, around(made, known, k=NEIGHBOURS), times),
         "lev_att": -_edits(material, near).min(axis=1),
     }
-    return found, {"outliers": _rarity(material), "achilles": real.distance.mean(axis=1, dtype=np.float64)}
+    return found, _exposed(material.columns, material.asked, material.reference, real)
+
+
+def exposure(columns: tuple[Column, ...], *, asked: Table, reference: Table) -> dict[str, Floats]:
+    """How exposed each asked row is, as `scores` says it, without any attack; by kind, shape (n,)."""
+    near = around(scaled(columns, asked), scaled(columns, reference), k=NEIGHBOURS)
+    return _exposed(columns, asked, reference, near)
+
+
+def _exposed(columns: tuple[Column, ...], asked: Table, reference: Table, near: Around) -> dict[str, Floats]:
+    rare = _rarity(columns, asked, reference)
+    return {"outliers": rare, "achilles": near.distance.mean(axis=1, dtype=np.float64)}
 
 
 # ------------------------------------------------------------------------------------------------------------ distances
@@ -279,17 +290,17 @@ def _edits(material: Material, near: Around) -> Floats:
     return total
 
 
-def _rarity(material: Material) -> Floats:
+def _rarity(columns: tuple[Column, ...], asked: Table, reference: Table) -> Floats:
     """How rare a row's values are among reference rows: minus the sum of log-shares over columns."""
-    rarity = np.zeros(len(material.asked[0]))
-    for column, asked, known in zip(material.columns, material.asked, material.reference, strict=True):
-        cell, seen = (_bins(column, codes) for codes in (asked, known))
+    rarity = np.zeros(len(asked[0]))
+    for column, ours, known in zip(columns, asked, reference, strict=True):
+        cell, seen = (bins(column, codes) for codes in (ours, known))
         counts = np.bincount(seen, minlength=int(max(seen.max(), cell.max())) + 1) + 1
         rarity -= np.log(counts[cell] / counts.sum())
     return rarity
 
 
-def _bins(column: Column, codes: Codes) -> Codes:
+def bins(column: Column, codes: Codes) -> Codes:
     """A value's bin: listed values their own, numbers one of BINS; missing and not allowed after these."""
     values = size(column)
     if not isinstance(column, Grid):
