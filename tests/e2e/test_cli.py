@@ -672,5 +672,5 @@ def test_the_demo_without_its_package_says_what_to_install(desk: Desk, monkeypat
 
 def test_the_app_is_what_the_package_installs() -> None:
     assert {c.name or c.callback.__name__ for c in app.registered_commands if c.callback} == {
-        c[0] for c in COMMANDS if len(c) == 1 and c[0] not in ("schema", "ledger")
+        c[0] for c in COMMANDS if len(c) == 1 and c[0] not in ("schema", "ledger", "env")
     }

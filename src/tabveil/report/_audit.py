@@ -104,10 +104,10 @@ def curves(findings: Sequence[Entry], promise: Entry) -> list[Drawing]:
     """One picture for each attack with a ROC curve, on logarithmic axes, beside the line no attack gets above."""
     return [
         {
-            "path": _path(list(zip(f["false_alarms"], f["recognised"], strict=True))),
+            "path": _path(_resolved(f)),
             "bound": _path(_bound(promise)) if promise["private"] else "",
             "title": f"{f['auditor']}: {f['name']}",
-            "caption": f.get("targets") or f["name"],
+            "caption": f"{f['auditor']}: {f.get('targets') or f['name']}",
             "text": _told(f),
         }
         for f in findings
@@ -125,6 +125,13 @@ def _path(points: Sequence[tuple[Any, Any]]) -> str:
     """A line through (false alarms, recognised) on logarithmic axes, origin top left."""
     places = [(_along(x), SQUARE - _along(y)) for x, y in points]
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in dict.fromkeys(places))
+
+
+def _resolved(finding: Entry) -> list[tuple[float, float]]:
+    """The curve from the lowest share of false alarms that so few others can show; what lies left of it is unknown."""
+    points = [(_figure(x), _figure(y)) for x, y in zip(finding["false_alarms"], finding["recognised"], strict=True)]
+    least = min((x for x, _ in points if x > 0), default=1.0)
+    return [(max(x, least), y) for x, y in points]
 
 
 def _along(share: Any) -> float:
