@@ -1,72 +1,65 @@
-"""The statistics of all auditors: counts in, a `Finding` out.
+"""The statistics of all auditors: counts and scores in; rates, areas, epsilons and `Finding`s out.
 
-Privacy: sees counts, never a row. Counts of real rows are INTERNAL, and so is every finding made of them.
+attack + baseline + control -> counts -> rate with interval -> risk. Every number comes with an interval that holds for
+any number of tries, and with the ceiling that so many tries allow. Three kinds of scatter are kept apart:
+
+- rows attacked in one fit (`interval`, `auc`, `recognised_at`): describe that fit, and bound no epsilon;
+- independent fits (`empirical_epsilon`, `gaussian_mu`, `auc` of one score a fit, `auc_over_fits`): describe the
+  mechanism;
+- canaries in one fit, each put in by a coin (`one_run_epsilon`): bound the mechanism's epsilon too.
+
+Privacy: sees counts and scores, never a row. Counts of real rows are INTERNAL, and so is every finding made of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from scipy import special
-
-from tabveil.errors import UsageError
+from tabveil.audit._counts import Count, Risk, above, ceiling, interval, risk, wilson
+from tabveil.audit._curves import (
+    SHARES,
+    Area,
+    auc,
+    auc_over_fits,
+    pairs,
+    recognised_at,
+    roc,
+    threshold_at,
+)
+from tabveil.audit._epsilon_bounds import EpsilonBound, empirical_epsilon, epsilon_of_counts
+from tabveil.audit._gaussian_bounds import MuBound, gaussian_epsilon, gaussian_mu, mu_of_counts
+from tabveil.audit._limits import most_auc, most_auc_gaussian, most_recognised
+from tabveil.audit._one_run import one_run_epsilon
 from tabveil.records import Finding
 
-
-@dataclass(frozen=True)
-class Count:
-    """So many hits out of so many tries.
-
-    Raises:
-      UsageError: not 0 <= hits <= tries.
-    """
-
-    hits: int
-    tries: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.hits <= self.tries:
-            raise UsageError("A count needs 0 <= hits <= tries.")
-
-    @property
-    def rate(self) -> float:
-        """Share of hits, 0 to 1; 0 where nothing was tried."""
-        return self.hits / self.tries if self.tries else 0.0
-
-    def __add__(self, other: Count) -> Count:
-        return Count(self.hits + other.hits, self.tries + other.tries)
-
-    @property
-    def misses(self) -> Count:
-        """The same tries, counted the other way round."""
-        return Count(self.tries - self.hits, self.tries)
-
-
-def interval(count: Count, confidence: float) -> tuple[float, float]:
-    """The interval of Clopper and Pearson (1934) for a rate: covers the true one with at least `confidence`.
-
-    Each end is wrong with a chance of at most (1 - confidence) / 2. Tries must be
-    independent; where their chances differ it covers the mean chance, since their sum scatters less than a binomial one
-    (Hoeffding 1956, On the distribution of the number of successes in independent trials).
-
-    Args:
-      count: hits and tries; without a try the interval is 0 to 1.
-      confidence: strictly between 0 and 1.
-
-    Raises:
-      UsageError: `confidence` is not between 0 and 1.
-    """
-    if not 0 < confidence < 1:
-        raise UsageError("A confidence is a number between 0 and 1.")
-    tail = (1 - confidence) / 2
-    low = float(special.betaincinv(count.hits, count.misses.hits + 1, tail)) if count.hits else 0.0
-    high = float(special.betainccinv(count.hits + 1, count.misses.hits, tail)) if count.misses.hits else 1.0
-    return low, high
-
-
-def ceiling(tries: int, confidence: float) -> float:
-    """The largest rate that so many tries can show: where the interval starts when every try is a hit."""
-    return interval(Count(tries, tries), confidence)[0]
+__all__ = [
+    "SHARES",
+    "Area",
+    "Count",
+    "EpsilonBound",
+    "MuBound",
+    "Risk",
+    "above",
+    "auc",
+    "auc_over_fits",
+    "beyond",
+    "ceiling",
+    "empirical_epsilon",
+    "epsilon_of_counts",
+    "finding",
+    "gaussian_epsilon",
+    "gaussian_mu",
+    "interval",
+    "most_auc",
+    "most_auc_gaussian",
+    "most_recognised",
+    "mu_of_counts",
+    "one_run_epsilon",
+    "pairs",
+    "recognised_at",
+    "risk",
+    "roc",
+    "threshold_at",
+    "wilson",
+]
 
 
 def finding(

@@ -37,7 +37,7 @@ from tabveil._sgd_clipping import CLIP_MARGIN, Losses
 from tabveil._torch import Tensor, nn, torch
 from tabveil.accounting import Spend
 from tabveil.audit.base import ALPHA
-from tabveil.audit.rates import Count, interval
+from tabveil.audit.rates import Count, empirical_epsilon, gaussian_mu, interval
 from tabveil.columns import Identifier, Integer
 from tabveil.encoding import decode, name_rows, size
 from tabveil.errors import UsageError
@@ -368,64 +368,22 @@ class _About:
 def _one_step(about: _About) -> Finding:
     """Epsilon of one step for a unit that is surely in the batch, by counts alone: whatever law the noise has."""
     into, out = about.split()
-    value, low = threshold_epsilon(into, out, delta=about.delta, alpha=about.alpha)
-    control = threshold_epsilon(*about.split(shifted=True), delta=about.delta, alpha=about.alpha)[0]
-    most = _perfect(len(into[::2]), len(out[::2]), about)
+    found, other = (
+        empirical_epsilon(*sides, delta=about.delta, confidence=1 - about.alpha)
+        for sides in ((into, out), about.split(shifted=True))
+    )
     claimed = about.claimed(sampled=False)
     return about.finding(
         f"one step, a unit surely in its batch (epsilon at delta {about.delta:g}, by counts)",
-        (value, (low, math.inf)),
-        (claimed, control, most),
+        (found.estimate, found.interval),
+        (claimed, other.estimate, found.ceiling),
         _against(
-            "One step", low, claimed, f"{len(into):,} observations with a canary in the batch, {len(out):,} without"
+            "One step",
+            found.low,
+            claimed,
+            f"{len(into):,} observations with a canary in the batch, {len(out):,} without",
         ),
     )
-
-
-def threshold_epsilon(into: Floats, out: Floats, *, delta: float, alpha: float) -> tuple[float, float]:
-    """Epsilon by the best of both sides of one threshold: estimate, and lower bound that errs with at most `alpha`.
-
-    The threshold is chosen on every other observation, the rest is counted (Clopper & Pearson 1934; privacy.md, C2).
-    """
-    if min(len(into), len(out)) < 4:
-        return 0.0, 0.0
-    cut = _best_cut(into[1::2], out[1::2], delta)
-    hits, alarms = _above(into[::2], cut), _above(out[::2], cut)
-    sides = (hits, alarms), (alarms.misses, hits.misses)
-    estimates = [_log_ratio(*side, delta, 1.0) for side in sides]
-    bounds = [_log_ratio(*side, delta, alpha / 2) for side in sides]
-    return max(0.0, *estimates), max(0.0, *bounds)
-
-
-def _best_cut(into: Floats, out: Floats, delta: float) -> float:
-    """The cut that shows most on these observations, which are not counted again."""
-
-    def shown(cut: float) -> float:
-        hits, alarms = _above(into, cut), _above(out, cut)
-        return max(_log_ratio(hits, alarms, delta, ALPHA), _log_ratio(alarms.misses, hits.misses, delta, ALPHA))
-
-    tried = np.quantile(np.concatenate([into, out]), np.linspace(0.005, 0.995, 199))
-    return float(max(np.unique(tried).tolist(), key=shown))
-
-
-def _above(values: Floats, cut: float) -> Count:
-    return Count(int((values > cut).sum()), len(values))
-
-
-def _log_ratio(often: Count, seldom: Count, delta: float, alpha: float) -> float:
-    """ln((P - delta) / Q), each at the end of its interval that errs with `alpha` / 2; as counted where that is 1."""
-    if alpha >= 1:
-        high, low = often.rate, max(seldom.rate, 0.5 / max(seldom.tries, 1))
-    else:
-        high, low = interval(often, 1 - alpha)[0], interval(seldom, 1 - alpha)[1]
-    return math.log((high - delta) / low) if high > delta else -math.inf
-
-
-def _perfect(into: int, out: int, about: _About) -> float:
-    """What a perfect attack would have shown."""
-    best = _log_ratio(Count(into, into), Count(0, out), about.delta, about.alpha / 2)
-    other = _log_ratio(Count(out, out), Count(0, into), about.delta, about.alpha / 2)
-    return max(0.0, best, other)
 
 
 def _composed(about: _About) -> Finding:
@@ -486,14 +444,16 @@ def _whole_run(about: _About) -> Finding:
     scores = [evidence(run) for run in about.runs]
     into = np.concatenate([s[: run.canaries] for s, run in zip(scores, about.runs, strict=True)])
     out = np.concatenate([s[run.canaries :] for s, run in zip(scores, about.runs, strict=True)])
-    (mu, least), claimed = counted_mu(into, out, about.alpha), about.claimed(sampled=True)
-    fair, most = counted_mu(out[::2], out[1::2], about.alpha)[0], _perfect_mu(len(into), len(out), about.alpha)
-    value, low, control, ceiling = (_gaussian(m, about.delta) for m in (mu, least, fair, most))
+    found, fair = (
+        gaussian_mu(*sides, confidence=1 - about.alpha).epsilon(about.delta)
+        for sides in ((into, out), (out[::2], out[1::2]))
+    )
+    claimed = about.claimed(sampled=True)
     return about.finding(
         f"the whole training, the coins unknown: has a canary a row? (epsilon at delta {about.delta:g})",
-        (value, (low, math.inf)),
-        (claimed, control, ceiling),
-        _against("The whole run", low, claimed, f"{len(into):,} canaries with a row, {len(out):,} without"),
+        (found.estimate, found.interval),
+        (claimed, fair.estimate, found.ceiling),
+        _against("The whole run", found.low, claimed, f"{len(into):,} canaries with a row, {len(out):,} without"),
     )
 
 
@@ -505,29 +465,6 @@ def evidence(run: Observations) -> Floats:
     towards = (run.seen - 0.5) / noise**2
     ratios: Floats = np.logaddexp(math.log1p(-rate) if rate < 1 else -math.inf, math.log(rate) + towards).sum(0)
     return ratios
-
-
-def counted_mu(into: Floats, out: Floats, alpha: float) -> tuple[float, float]:
-    """mu of Gaussian differential privacy by counts beyond a threshold, which every other observation sets (Nasr et al.
-    2023, section 5): estimate, and lower bound that errs with at most `alpha`.
-    """
-    cut = float(np.median(np.concatenate([into[1::2], out[1::2]])))
-    hits, alarms = _above(into[::2], cut), _above(out[::2], cut)
-    normal = stats.norm.ppf
-    half = Count(2 * hits.hits + 1, 2 * hits.tries + 2), Count(2 * alarms.hits + 1, 2 * alarms.tries + 2)
-    value = float(normal(half[0].rate) - normal(half[1].rate))
-    low = float(normal(interval(hits, 1 - alpha)[0]) - normal(interval(alarms, 1 - alpha)[1]))
-    return max(0.0, value), max(0.0, low)
-
-
-def _perfect_mu(into: int, out: int, alpha: float) -> float:
-    """The largest lower bound that so many observations could have given."""
-    hits, alarms = Count(-(-into // 2), -(-into // 2)), Count(0, -(-out // 2))
-    return float(stats.norm.ppf(interval(hits, 1 - alpha)[0]) - stats.norm.ppf(interval(alarms, 1 - alpha)[1]))
-
-
-def _gaussian(mu: float, delta: float) -> float:
-    return 0.0 if mu <= 1e-6 else accounting.epsilon(GaussianDpEvent(1 / min(mu, 10.0)), delta)
 
 
 def _against(what: str, low: float, claimed: float, seen: str) -> str:

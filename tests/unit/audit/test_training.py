@@ -25,16 +25,14 @@ from tabveil import accounting  # noqa: E402
 from tabveil.accounting import Spend  # noqa: E402
 from tabveil.audit import registry  # noqa: E402
 from tabveil.audit import training as audited  # noqa: E402
-from tabveil.audit.rates import Count, beyond, interval  # noqa: E402
+from tabveil.audit.rates import beyond, empirical_epsilon, gaussian_mu  # noqa: E402
 from tabveil.audit.training import (  # noqa: E402
     MARK,
     Observations,
     audit_training,
-    counted_mu,
     evidence,
     findings,
     separation,
-    threshold_epsilon,
     watched,
     with_canaries,
 )
@@ -169,20 +167,6 @@ def test_a_training_that_is_watched_is_the_same_training() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ the statistics
-def test_bounds_are_those_of_the_reference() -> None:
-    """privacy.md, C2: 900 and 100 of 1,000 give 1.990 by counts and mu 2.347; perfect attacks on n a side."""
-    assert audited._log_ratio(Count(900, 1000), Count(100, 1000), 0.0, 0.05) == pytest.approx(1.990, abs=1e-3)
-    assert audited._log_ratio(Count(550, 1000), Count(450, 1000), 0.0, 0.05) == pytest.approx(0.074, abs=1e-3)
-    for n, most in ((100, 3.281), (1000, 5.601), (5000, 7.212)):
-        assert audited._log_ratio(Count(n, n), Count(0, n), 0.0, 0.05) == pytest.approx(most, abs=1e-3)
-    # the cut of 0.5 is chosen on one half, the other half is counted: 900 of 1,000 above it, 100 of 1,000
-    ones = np.tile(np.repeat([1.0, 0.0], [1800, 200]), 1)
-    into = np.random.default_rng(0).permutation(np.concatenate([ones[::2], ones[::2]]))
-    high, low = interval(Count(900, 1000), 0.95)[0], interval(Count(100, 1000), 0.95)[1]
-    assert stats.norm.ppf(high) - stats.norm.ppf(low) == pytest.approx(2.347, abs=1e-3)
-    assert counted_mu(into, 1 - into, 0.05)[1] == pytest.approx(2.347, abs=0.15)
-
-
 def test_lower_bounds_err_no_more_often_than_they_say() -> None:
     """1,000 audits of 400 and 2,000 observations with mu = 0.5 and alpha = 0.05 each: where 5 % err, more than 97 do
     with a chance below 1e-9; an estimate without a margin would err 500 times, and is rejected.
@@ -193,12 +177,12 @@ def test_lower_bounds_err_no_more_often_than_they_say() -> None:
         into, out = rng.standard_normal(400) + 0.5, rng.standard_normal(2_000)
         wrong += [
             separation(into, out, alpha=0.05)[1] > 0.5,
-            counted_mu(into, out, 0.05)[1] > 0.5,
+            gaussian_mu(into, out, confidence=0.95).low > 0.5,
             separation(into, out, alpha=0.05)[0] > 0.5,
         ]
     for _ in range(30):
         into, out = rng.standard_normal(400) + 0.5, rng.standard_normal(2_000)
-        assert threshold_epsilon(into, out, delta=DELTA, alpha=1e-9)[1] < epsilon
+        assert empirical_epsilon(into, out, delta=DELTA, confidence=1 - 1e-9).low < epsilon
     assert stats.binom.sf(97, 1_000, 0.05) < ALPHA
     assert wrong[:2].max() <= 97
     assert wrong[2] > 97
