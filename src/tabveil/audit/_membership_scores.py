@@ -132,7 +132,10 @@ def scores(material: Material) -> tuple[dict[str, Floats], dict[str, Floats]]:
         "gen_lra": _gen_lra(near, around(made, known, k=NEIGHBOURS), times),
         "lev_att": -_edits(material, near).min(axis=1),
     }
-    return found, {"outliers": _rarity(material), "achilles": real.distance.mean(axis=1, dtype=np.float64)}
+    return found, {
+        "outliers": rarity(material.columns, material.asked, material.reference),
+        "achilles": real.distance.mean(axis=1, dtype=np.float64),
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------ distances
@@ -279,14 +282,20 @@ def _edits(material: Material, near: Around) -> Floats:
     return total
 
 
-def _rarity(material: Material) -> Floats:
-    """How rare a row's values are among reference rows: minus the sum of log-shares over columns."""
-    rarity = np.zeros(len(material.asked[0]))
-    for column, asked, known in zip(material.columns, material.asked, material.reference, strict=True):
-        cell, seen = (_bins(column, codes) for codes in (asked, known))
+def rarity(columns: tuple[Column, ...], asked: Table, known: Table) -> Floats:
+    """How rare a row's values are among known rows: minus the sum of log-shares over columns, shape (n,).
+
+    Args:
+      columns: what the codes stand for.
+      asked: codes of each column, shape (n,).
+      known: likewise, shape (m,); m >= 1.
+    """
+    rare = np.zeros(len(asked[0]))
+    for column, ours, theirs in zip(columns, asked, known, strict=True):
+        cell, seen = (_bins(column, codes) for codes in (ours, theirs))
         counts = np.bincount(seen, minlength=int(max(seen.max(), cell.max())) + 1) + 1
-        rarity -= np.log(counts[cell] / counts.sum())
-    return rarity
+        rare -= np.log(counts[cell] / counts.sum())
+    return rare
 
 
 def _bins(column: Column, codes: Codes) -> Codes:
