@@ -236,7 +236,7 @@ def _place(store: Path, data: AuditInput) -> Path:
 def _digest(data: AuditInput) -> str:
     """SHA-256 of what an audit depends on."""
     refit = "" if data.refit is None else repr(data.refit)
-    about = [tabveil.__version__, data.schema.to_dict(), data.random_state, refit]
+    about = [tabveil.__version__, data.schema.to_dict(), data.random_state, refit, data.promise]
     total = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
     for role, columns in data.codes.items():
         total.update(role.encode())

@@ -200,8 +200,8 @@ def _chosen(data: AuditInput, kinds: Sequence[str]) -> Rows:
 def _game(data: AuditInput, cast: _Cast) -> Game:
     if data.refit is None:
         raise UsageError("There is no refit.")
-    drawn = np.random.SeedSequence().entropy if data.random_state is None else int(data.random_state)
-    entropy = (int(drawn), VERSION)  # type: ignore[arg-type]
+    fresh = np.random.SeedSequence().generate_state(2, np.uint64)
+    entropy = (*map(int, fresh if data.random_state is None else [data.random_state]), VERSION)
     asked = (tuple(int(c[t]) for c in data.codes["train"]) for t in cast.targets)
     questions = tuple(target(codes, (*entropy, side)) for side, codes in enumerate(asked))
     return Game(
