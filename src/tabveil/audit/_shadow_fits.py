@@ -178,6 +178,7 @@ class Kept:
             return
         record = [*place, fitted.digest, [f.tolist() for f in fitted.features]]
         try:
+            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with open(os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as file:
                 file.write("\n" + json.dumps(record))
         except OSError as error:

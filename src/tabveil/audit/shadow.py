@@ -79,7 +79,7 @@ class Shadow(Auditor):
     Args:
       targets: kinds of target rows, "achilles", "outlier" or "random"; a kind named twice gives two rows.
       fits: of the table without targets, and of the table with each target; FEWEST_FITS or more. Half of them measure:
-        64 can show an epsilon of 2.5 at most, 1,000 of 5.
+        64 can show an epsilon of 2.5 at most, 1,000 of 5.3.
       rows: most training rows in the table.
       jobs: processes at a time. None: this process alone where all fits together take less than 20 s (so is it said by
         the second fit), else as many as there are cores. A generator that uses all cores itself, or a GPU, wants 1.

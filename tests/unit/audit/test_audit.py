@@ -23,8 +23,8 @@ OTHER = FRAME.assign(a=FRAME["a"] + 500)
 
 
 def test_auditors_are_registered_and_helpers_are_not() -> None:
-    assert registry.names() == ["anonymity", "attribute", "copies", "membership"]
-    with pytest.raises(UsageError, match="choose one of anonymity, attribute, copies, membership"):
+    assert registry.names() == ["anonymity", "attribute", "copies", "membership", "shadow"]
+    with pytest.raises(UsageError, match="choose one of anonymity, attribute, copies, membership, shadow"):
         registry.get("rates")
 
 
@@ -57,6 +57,7 @@ def test_no_holdout_is_a_note(caplog: pytest.LogCaptureFixture) -> None:
             "What can be guessed of people was not measured: the schema names neither sensitive columns nor a target.",
             "How many rows are copies was not measured: there are no held-out rows.",
             "Membership was not measured: there are no held-out rows.",
+            "The game with shadow fits was not played: it takes `refit`, which fits the generator anew.",
         )
     assert "no held-out rows" in caplog.text
 

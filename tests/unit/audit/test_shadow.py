@@ -244,17 +244,18 @@ def test_wrong_arguments_are_refused() -> None:
 def test_a_killed_audit_goes_on_from_what_was_kept(tmp_path: Path) -> None:
     whole, killed, rest = Noting(), Noting(until=20), Noting()
     expected = small().compute(given(whole))
+    store = tmp_path / "new"
     with pytest.raises(KeyboardInterrupt):
-        small().compute(given(killed, store=tmp_path))
-    (file,) = tmp_path.iterdir()
+        small().compute(given(killed, store=store))
+    (file,) = store.iterdir()
     assert file.stat().st_mode & 0o077 == 0
     text = file.read_text()
     file.write_text(text[:-20])  # the kill came while the last fit was written
-    assert small().compute(given(rest, store=tmp_path)) == expected
+    assert small().compute(given(rest, store=store)) == expected
     assert killed.seeds == whole.seeds[:20]
     assert rest.seeds == whole.seeds[19:]
     again = Noting()
-    assert small().compute(given(again, store=tmp_path)) == expected
+    assert small().compute(given(again, store=store)) == expected
     assert again.seeds == []
 
 
