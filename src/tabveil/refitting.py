@@ -24,7 +24,7 @@ from tabveil.schema import Schema
 _ACCOUNT = "shadow fit"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Refitting:
     """Fits one generator anew for every call; a `tabveil.audit.base.Refit`, and pickles.
 
@@ -46,6 +46,12 @@ class Refitting:
     epsilon: float
     delta: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """All that fits depend on, the schema by its digest: an audit recognises by it the fits that it has kept."""
+        shown = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("schema", "options")}
+        options = dict(sorted(self.options.items()))
+        return f"Refitting({shown}, options={options}, schema={self.schema.digest})"
 
     @property
     def promise(self) -> tuple[float, float] | None:

@@ -53,8 +53,10 @@ def test_a_public_row_count_is_that_of_the_release_and_not_of_a_shadow_fit() -> 
 
 def test_it_pickles_and_its_text_says_what_it_is() -> None:
     assert pickle.loads(pickle.dumps(REFIT)) == REFIT
+    other = Schema(columns=(Integer(name="x", low=0, high=8), SCHEMA.columns[1]))
     assert repr(REFIT) == repr(replace(REFIT))
-    assert repr(REFIT) != repr(replace(REFIT, epsilon=2.0))
+    for changed in ({"epsilon": 2.0}, {"rows": 31}, {"options": {"a": 1}}, {"schema": other}, {"generator": "mst"}):
+        assert repr(REFIT) != repr(replace(REFIT, **changed))
 
 
 def test_options_reach_the_generator() -> None:

@@ -103,7 +103,8 @@ def play(
       StorageError: the file cannot be written.
     """
     kept = Kept(file)
-    done = {p: f for p, f in kept.read().items() if p in set(wanted)}
+    asked = set(wanted)
+    done = {p: f for p, f in kept.read().items() if p in asked}
     for place, fitted in _made(game, [p for p in wanted if p not in done], jobs=jobs, tell=tell):
         done[place] = fitted
         kept.add(place, fitted)

@@ -268,7 +268,7 @@ class _Asked:
             ceiling=beside[2],
             verdict="",
             threat_model=_THREAT,
-            targets=f"{self.whom}, beside {self.beside:,} other training rows",
+            targets=f"{self.whom}, beside {self.beside:,} other training rows, the same in all fits",
             seed=self.seed,
             cost=self.cost,
         )

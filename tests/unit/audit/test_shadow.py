@@ -224,7 +224,8 @@ def test_findings_say_whom_what_and_how_much() -> None:
     area, bound = shadow.compute(data)
     assert shadow.plan(data) == "32 fits of the generator on 50 rows: 16 without a target, 16 with each of 1."
     for found in (area, bound):
-        assert found.targets == "the row farthest from its neighbours, beside 50 other training rows"
+        whom = "the row farthest from its neighbours, beside 50 other training rows, the same in all fits"
+        assert found.targets == whom
         assert (found.cost, found.seed) == ("32 fits", 0)
         assert found.threat_model.startswith("Black box")
     assert area.false_alarms[-1] == area.recognised[-1] == 1.0
