@@ -1,28 +1,38 @@
-"""Every membership attack on tables that leak in known ways, beside what DCR says of them.
+"""Every membership attack on tables that leak in known ways, and on those of generators, beside what DCR says of them.
 
     .venv/bin/python benchmarks/membership.py --data ../shared/data --table adult
+    .venv/bin/python benchmarks/membership.py --data ../shared/data --only bootstrap smote --generators aim@1 ctgan@inf
 
 `fresh`: other real rows, nothing leaks. `smote`: each row is somewhere between a training row and one of its five
 neighbours. `cells`: training rows with 30 % of their cells drawn anew. `tenth`: fresh rows but for one in ten, a
-training row with 10 % of its cells drawn anew. Prints one line of JSON per table and kind of targets: area under the
-ROC curve and rate of recognised rows at 1 % false alarms by attack. Reads real rows outside any budget: INTERNAL.
+training row with 10 % of its cells drawn anew. `bootstrap`: training rows drawn with replacement. With `--generators`
+as many rows of each, fitted to the training rows at the epsilon behind the @. Prints one line of JSON per table and
+kind of targets: area under the ROC curve and rate of recognised rows at 1 % false alarms by attack. Reads real rows
+outside any budget: INTERNAL.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _common import load
+from _common import load, parse
 
 from tabveil.audit._membership_scores import around, scaled
 from tabveil.audit.base import AuditInput
 from tabveil.audit.membership import measure
+from tabveil.generators.base import create
+from tabveil.ledger import Ledger
+from tabveil.schema import Schema
+
+DELTA = 1e-5
 
 
 def smote(train: pd.DataFrame, near: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
@@ -44,6 +54,18 @@ def cells(train: pd.DataFrame, share: float, rng: np.random.Generator) -> pd.Dat
     return pd.DataFrame({n: np.where(rng.random(len(train)) < share, anew[n], train[n].to_numpy()) for n in train})
 
 
+def generated(text: str, train: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """As many rows as there are training rows, of `name:options@epsilon` fitted to them."""
+    called, _, epsilon = text.rpartition("@")
+    name, options = parse(called)
+    ledger, paid = Ledger(":memory:"), math.isfinite(float(epsilon))
+    if paid:
+        ledger.open("benchmark", epsilon=float(epsilon), delta=DELTA)
+    made = create(name, epsilon=float(epsilon), delta=DELTA if paid else None, **options)
+    made.fit(train, schema, ledger=ledger if paid else None, dataset="benchmark" if paid else None)
+    return made.sample(len(train))
+
+
 def dcr(data: AuditInput) -> list[float]:
     """Distance to the closest training row, synthetic over held-out rows, at the 5 % quantile and the median."""
     learned = data.schema.learned
@@ -59,6 +81,8 @@ def main() -> None:
     parser.add_argument("--table", default="adult")
     parser.add_argument("--rows", type=int, default=4_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", help="made tables to attack; all by default")
+    parser.add_argument("--generators", nargs="*", default=[], help="name:options@epsilon")
     given = parser.parse_args()
     schema, *parts = load(given.table, given.data)
     real = pd.concat(parts)
@@ -74,6 +98,9 @@ def main() -> None:
         "cells": lambda: cells(train, 0.3, rng),
         "tenth": lambda: pd.concat([fresh.iloc[n // 10 :], cells(train, 0.1, rng).iloc[: n // 10]]),
     }
+    tables["bootstrap"] = lambda: train.sample(n, replace=True, random_state=given.seed)
+    tables = {name: tables[name] for name in (tables if given.only is None else given.only)}
+    tables |= {g: functools.partial(generated, g, train, schema) for g in given.generators}
     for name, make in tables.items():
         data = AuditInput(synthetic=make(), train=train, holdout=holdout, schema=schema)
         start = time.process_time()

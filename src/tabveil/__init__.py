@@ -58,11 +58,11 @@ _HOMES = {
 }
 """The module each public name comes from."""
 
-_FAMILIES = ("generators", "metrics")
+_FAMILIES = ("auditors", "generators", "metrics")
 
 
 def names(family: str = "generators") -> list[str]:
-    """Names of all plugins of `family`, "generators" or "metrics", in alphabetical order; imports none of them.
+    """Names of all plugins of `family`, one of _FAMILIES, in alphabetical order; imports none of them.
 
     Raises:
       UsageError: there is no such family.
@@ -72,6 +72,9 @@ def names(family: str = "generators") -> list[str]:
 
     if family not in _FAMILIES:
         raise UsageError(f"There is no family {family!r} of plugins: choose one of {', '.join(_FAMILIES)}.")
+    if family == "auditors":
+        found: list[str] = importlib.import_module("tabveil.audit").registry.names()
+        return found
     return Registry(f"tabveil.{family}", base="").names()
 
 

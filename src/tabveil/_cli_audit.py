@@ -78,6 +78,15 @@ def audit(
     answer({"file": str(out), **data}, _text(found, out), as_json=as_json)
 
 
+def auditors(as_json: Json = False) -> None:
+    """List the auditors, and what each tries."""
+    from tabveil.audit import registry
+
+    found = [{"name": name, "tries": (registry.get(name).__doc__ or "").split("\n")[0]} for name in registry.names()]
+    rows = [(a["name"], a["tries"]) for a in found]
+    answer({"auditors": found}, columns([("auditor", "what it tries"), *rows]), as_json=as_json)
+
+
 def _text(found: Audited, out: Path) -> str:
     blocks = [_findings(found.findings), _judgements(found), _measurements(found)]
     return "\n\n".join([*(b for b in blocks if b), f"Wrote the audit to {out}. INTERNAL: do not publish it."])

@@ -33,6 +33,7 @@ app = new_app("Privacy-first synthesis of tables: declare what is public, spend 
 app.add_typer(_cli_schema.app, name="schema")
 app.add_typer(_cli_ledger.app, name="ledger")
 app.command()(_cli_audit.audit)
+app.command()(_cli_audit.auditors)
 
 SchemaFile = Annotated[Path, typer.Option("--schema", "-s", metavar="FILE", help="The table's schema (YAML).")]
 LedgerPlace = Annotated[
@@ -109,7 +110,7 @@ def plan(
     """Say what a fit would cost and take, and whether epsilon is enough to learn from. Opens no table."""
     from tabveil import planning
     from tabveil._cli_plan import shown
-    from tabveil.pipeline import as_schema
+    from tabveil.appraising import as_schema
 
     with progress() as show:
         forecast = planning.plan(

@@ -32,6 +32,7 @@ COMMANDS = [
     ("impute",),
     ("evaluate",),
     ("audit",),
+    ("auditors",),
     ("report",),
     ("verify",),
     ("generators",),
@@ -495,6 +496,15 @@ def test_an_audit_of_a_release_or_a_table_and_its_report(desk: Desk) -> None:
     assert "another release" in refused[0].err
     (desk.folder / "broken.json").write_text('{"tabveil_audit": 1, "findings": [{}]}')
     assert desk.run("report", "release", "--train", "table.csv", "--audit", "broken.json", "-o", "r.html").code == 7
+
+
+def test_the_auditors_are_listed(desk: Desk) -> None:
+    listed = desk.run("auditors", "--json").json["auditors"]
+    assert [a["name"] for a in listed] == tabveil.names("auditors")
+    assert {"anonymity", "attribute", "copies", "membership"} <= {a["name"] for a in listed}
+    assert "rates" not in {a["name"] for a in listed}
+    assert all(a["tries"].endswith(".") for a in listed)
+    assert "told from held-out rows" in desk.run("auditors").out
 
 
 def test_an_interrupted_audit_goes_on_where_it_stopped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from e2e.conftest import ROWS, SENTINEL, Desk, people
-from tabveil import learning, pipeline
+from tabveil import learning, pipeline, verification
 from tabveil.columns import Categorical, Decimal, Identifier, Integer
 from tabveil.constraints import Implied
 from tabveil.errors import VerificationError
@@ -237,7 +237,7 @@ def _everywhere(folder: Path, field: str, value: Any) -> None:
 
 def _say(folder: Path) -> None:
     """Let the report's sentence and pages follow its numbers."""
-    statement = pipeline.read_statement(folder)
+    statement = verification.read_statement(folder)
     _edit(folder / "report.json", lambda r: r["promise"].update(sentence=statement.sentence()))
     page = Report(json.loads((folder / "report.json").read_text()))
     for suffix in ("html", "md", "json"):

@@ -30,6 +30,7 @@ TRAPS = {
     "A17": "One person with many rows",
     "A18": "Units of privacy mixed up, wrong amounts of noise, biased counts",
     "A19": "Noise solved for another plan",
+    "C2": "Audit statistics that say more than they know (not a release: a wrong verdict on one)",
     "C4": "Conditions that bend the model's law (not privacy: exactness)",
 }
 """The traps of privacy.md that this version can fall into."""
@@ -53,6 +54,8 @@ TVAE = "unit.generators.test_tvae"
 CTGAN = "unit.generators.test_ctgan"
 PRETRAINED = "unit.generators.test_pretrained_lm"
 CANARIES = "unit.audit.test_training"
+EPSILONS = "unit.audit.test_epsilon_bounds"
+CURVES = "unit.audit.test_curves"
 RELEASE = "statistical.test_release_law"
 
 
@@ -2157,6 +2160,98 @@ _CANARIES = (
     ),
 )
 
+_NOT_OVER = Check(EPSILONS, "test_bounds_err_no_more_often_than_they_say_on_every_curve", ("accuracy", (40, 40), 0.2))
+_NOT_OVER_RATIO = Check(
+    EPSILONS, "test_bounds_err_no_more_often_than_they_say_on_every_curve", ("ratio", (40, 25), 0.2)
+)
+
+_STATISTICS = (
+    _m(
+        "c2-delta-ignored",
+        "the bound of an epsilon leaves delta out, accuracy",
+        Edit("tabveil.audit._epsilon_bounds:log_ratio", "np.maximum(often - delta,", "np.maximum(often - 0 * delta,"),
+        _NOT_OVER,
+        "wrong <= 0.05",
+    ),
+    _m(
+        "c2-delta-ignored-in-rates",
+        "the bound of an epsilon leaves delta out, rates",
+        Edit("tabveil.audit._epsilon_bounds:log_ratio", "np.maximum(often - delta,", "np.maximum(often - 0 * delta,"),
+        _NOT_OVER_RATIO,
+        "wrong <= 0.05",
+    ),
+    _m(
+        "c2-no-margin",
+        "rates as counted stand for the ends of their intervals",
+        Edit("tabveil.audit._epsilon_bounds:_least", "tries - hits + 1.0, tail)", "tries - hits + 1.0, 0.5)"),
+        _NOT_OVER,
+        "wrong <= 0.05",
+    ),
+    _m(
+        "c2-twice-the-error",
+        "one end takes twice the chance of error",
+        Edit(
+            "tabveil.audit._epsilon_bounds:_accuracy",
+            "hits.tries + alarms.tries, alpha)",
+            "hits.tries + alarms.tries, 2 * alpha)",
+        ),
+        _NOT_OVER,
+        "wrong <= 0.05",
+    ),
+    _m(
+        "c2-threshold-on-what-is-counted",
+        "the threshold is chosen on the half that is counted",
+        Edit(
+            "tabveil.audit._epsilon_bounds:empirical_epsilon",
+            "_rule(inside[1::2], outside[1::2], delta, alpha)",
+            "_rule(inside[::2], outside[::2], delta, alpha)",
+        ),
+        Check(EPSILONS, "test_bounds_from_scores_err_no_more_often_than_they_say"),
+        "wrong <= 52",
+    ),
+    _m(
+        "c2-no-bonferroni",
+        "the best of twenty attacks is taken for the only one",
+        Edit("tabveil.audit._counts:shared", "(1 - checked(confidence)) / tried", "1 - checked(confidence)"),
+        Check(EPSILONS, "test_what_was_tried_shares_the_chance_of_error"),
+        "best.low",
+    ),
+    _m(
+        "c2-one-side",
+        "the bound looks at one side only, and misses attacks that are right about outsiders",
+        Edit(
+            "tabveil.audit._epsilon_bounds:_shown",
+            "np.maximum(log_ratio(found, alarmed, delta), log_ratio(1 - alarmed, 1 - found, delta))",
+            "log_ratio(found, alarmed, delta)",
+        ),
+        Check(EPSILONS, "test_both_sides_count"),
+        "one.low == pytest.approx(other.low)",
+    ),
+    _m(
+        "c2-one-run-without-delta",
+        "the bound from one run leaves out what delta can move",
+        Edit(
+            "tabveil.audit._one_run:_Guesses.chance", "2 * self.canaries * self.delta", "0 * self.canaries * self.delta"
+        ),
+        Check(EPSILONS, "test_one_run_errs_no_more_often_than_it_says", (0.05,)),
+        "<= 0.05",
+    ),
+    _m(
+        "c2-one-run-below",
+        "the bound from one run leaves out that exactly so many may be right",
+        Edit("tabveil.audit._one_run:_Guesses.chance", "sf(self.right - 1,", "sf(min(self.right, self.guesses - 1),"),
+        Check(EPSILONS, "test_one_run_errs_no_more_often_than_it_says", (0.0,)),
+        "<= 0.05",
+    ),
+    _m(
+        "c2-ties-won",
+        "scores that are equal count as told apart",
+        Edit("tabveil.audit._curves:pairs", "np.arange(count) % 2 == 0", "first == second"),
+        Check(CURVES, "test_ties_count_half"),
+        "rate == 0.5",
+    ),
+)
+
 MUTANTS: tuple[Mutant, ...] = (
     *_A1,
     *_A2,
@@ -2169,6 +2264,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_C4,
     *_SGD,
     *_CANARIES,
+    *_STATISTICS,
 )
 
 HEADER = """# Mutants

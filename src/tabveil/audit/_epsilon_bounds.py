@@ -232,11 +232,13 @@ def empirical_epsilon(
 
 def _rule(inside: Floats, outside: Floats, delta: float, alpha: float) -> tuple[float, Literal["ratio", "accuracy"]]:
     """Threshold and test that show most on these runs, which are not counted again."""
-    cuts, chance = _cuts(inside, outside), CAREFUL * alpha
-    fewer = min(len(inside), len(outside))
-    ratio = _ratio(_beyond(inside, cuts), _beyond(outside, cuts), delta, chance)
-    accuracy = _accuracy(_beyond(inside[:fewer], cuts), _beyond(outside[:fewer], cuts), delta, chance)
-    if ratio.max() >= accuracy.max():
+    cuts, fewer = _cuts(inside, outside), min(len(inside), len(outside))
+    for chance in (CAREFUL * alpha, alpha, MOST_ALPHA):  # where nothing is that sure, what is most likely
+        ratio = _ratio(_beyond(inside, cuts), _beyond(outside, cuts), delta, chance)
+        accuracy = _accuracy(_beyond(inside[:fewer], cuts), _beyond(outside[:fewer], cuts), delta, chance)
+        if max(ratio.max(), accuracy.max()) > 0:
+            break
+    if ratio.max() > accuracy.max():
         return float(cuts[ratio.argmax()]), "ratio"
     return float(cuts[accuracy.argmax()]), "accuracy"
 

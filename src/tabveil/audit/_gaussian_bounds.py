@@ -63,8 +63,8 @@ def mu_of_counts(hits: Count, alarms: Count, *, confidence: float = 0.95) -> MuB
 def gaussian_mu(inside: Floats, outside: Floats, *, confidence: float = 0.95, tried: int = 1) -> MuBound:
     """mu that scores of independent runs show; valid only where the trade-off is Gaussian (`mu_of_counts`).
 
-    Every other run sets the threshold, their median, where a Gaussian trade-off shows as much as anywhere; the rest is
-    counted.
+    Every other run sets the threshold, the median of as many of each side, where a Gaussian trade-off shows as much as
+    anywhere; the rest is counted.
 
     Args:
       inside: scores of runs with the target, shape (n,), in an order that does not depend on the scores.
@@ -79,7 +79,9 @@ def gaussian_mu(inside: Floats, outside: Floats, *, confidence: float = 0.95, tr
     alpha = shared(confidence, tried)
     if min(len(inside), len(outside)) < FEWEST:
         return MuBound(0.0, 0.0, 0.0, confidence)
-    cut = float(np.median(np.concatenate([inside[1::2], outside[1::2]])))
+    fewer = min(len(inside), len(outside)) // 2
+    known = np.concatenate([inside[1::2][:fewer], outside[1::2][:fewer]])
+    cut = float(np.quantile(known, 0.5, method="inverted_cdf"))
     found = mu_of_counts(above(inside[::2], cut), above(outside[::2], cut), confidence=1 - alpha)
     return replace(found, confidence=confidence)
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from tabveil.audit._membership_scores import Floats, Material, Rows, Table, scores
 from tabveil.audit.base import ALPHA, AuditInput, Auditor, lacking
-from tabveil.audit.rates import Count, beyond, finding
+from tabveil.audit.rates import Count, beyond, finding, pairs, threshold_at
 from tabveil.records import Finding
 
 TARGETS = 2_000
@@ -254,30 +254,16 @@ def _ranks(score: Floats, known: Floats) -> Floats:
 
 def attacked(members: list[Floats], outsiders: list[Floats]) -> Outcome:
     """One attack's outcome; of each side the scores that choose thresholds, then those that are measured on."""
-    thresholds = [_threshold(members[0], outsiders[0], share) for share in FALSE_ALARMS]
+    thresholds = [threshold_at(members[0], outsiders[0], share=share) for share in FALSE_ALARMS]
     return Outcome(
-        pairs=_pairs(members[1], outsiders[1]),
+        pairs=pairs(members[1], outsiders[1]),
         recognised=tuple(_above(members[1], t) for t in thresholds),
         alarms=tuple(_above(outsiders[1], t) for t in thresholds),
     )
 
 
-def _threshold(members: Floats, outsiders: Floats, share: float) -> float:
-    """The lowest score that at most that share of outsiders reach; infinite where there is none."""
-    tried = np.unique(np.concatenate([members, outsiders, [np.inf]]))
-    alarms = len(outsiders) - np.searchsorted(np.sort(outsiders), tried, side="left")
-    return float(tried[alarms <= share * len(outsiders)][0])
-
-
 def _above(score: Floats, threshold: float) -> Count:
     return Count(int((score >= threshold).sum()), len(score))
-
-
-def _pairs(members: Floats, outsiders: Floats) -> Count:
-    pairs = min(len(members), len(outsiders))
-    first, second = members[:pairs], outsiders[:pairs]
-    won = np.where(first == second, np.arange(pairs) % 2 == 0, first > second)
-    return Count(int(won.sum()), pairs)
 
 
 # ------------------------------------------------------------------------------------------------------------- findings

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tabveil.audit.rates import Count, beyond, ceiling, finding, interval
+from tabveil.audit.rates import Count, beyond, ceiling, finding, interval, risk, wilson
 from tabveil.errors import UsageError
 from tabveil.records import Finding
 
@@ -90,3 +90,33 @@ def test_counts() -> None:
     for wrong_confidence in (0.0, 1.0, 1.5):
         with pytest.raises(UsageError, match="between 0 and 1"):
             interval(Count(1, 2), wrong_confidence)
+
+
+def test_wilson_by_hand() -> None:
+    """z = 1.959964: centre (h + z^2 / 2) / (n + z^2)."""
+    z = stats.norm.isf(0.025)
+    low, high = wilson(Count(300, 1000), 0.95)
+    assert (low + high) / 2 == pytest.approx((300 + z**2 / 2) / (1000 + z**2))
+    for edge in (low, high):  # both solve |p - h / n| = z sqrt(p (1 - p) / n)
+        assert abs(edge - 0.3) == pytest.approx(z * np.sqrt(edge * (1 - edge) / 1000))
+    assert wilson(Count(0, 0), 0.95) == (0.0, 1.0)
+    assert wilson(Count(10, 10), 0.95)[1] == 1.0
+    with pytest.raises(UsageError):
+        wilson(Count(1, 2), 1.0)
+
+
+def test_risk_is_that_of_anonymeter() -> None:
+    """privacy.md, C3: 300 against 200 of 1,000 give 0.1247, and 0.0447 to either side."""
+    found = risk(Count(300, 1000), Count(200, 1000), 0.95)
+    assert found.value == pytest.approx(0.1247, abs=5e-5)
+    assert found.interval == pytest.approx((0.1247 - 0.0447, 0.1247 + 0.0447), abs=1e-4)
+
+
+def test_risk_is_defined_for_every_count() -> None:
+    """Where anonymeter takes the root of a negative number, and where the control always worked."""
+    for attack in (Count(0, 0), Count(0, 5), Count(5, 5)):
+        for control in (Count(0, 0), Count(0, 5), Count(5, 5)):
+            found = risk(attack, control, 0.95)
+            assert 0 <= found.interval[0] <= found.value <= found.interval[1] <= 1
+    assert risk(Count(1000, 1000), Count(0, 1000), 0.95).value > 0.99
+    assert risk(Count(0, 1000), Count(500, 1000), 0.95).value == 0

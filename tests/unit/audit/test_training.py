@@ -25,10 +25,10 @@ from tabveil import accounting  # noqa: E402
 from tabveil.accounting import Spend  # noqa: E402
 from tabveil.audit import registry  # noqa: E402
 from tabveil.audit import training as audited  # noqa: E402
+from tabveil.audit._training_tests import Observations  # noqa: E402
 from tabveil.audit.rates import beyond, empirical_epsilon, gaussian_mu  # noqa: E402
 from tabveil.audit.training import (  # noqa: E402
     MARK,
-    Observations,
     audit_training,
     evidence,
     findings,

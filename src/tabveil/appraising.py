@@ -1,0 +1,187 @@
+"""What is said about a release, or a table, afterwards: evaluate, report, audit. Reads real rows, spends nothing.
+
+Privacy: scores, findings, measurements and charts of real rows come from outside any budget: INTERNAL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tabveil import auditing, measuring
+from tabveil.audit.base import AuditInput, untold
+from tabveil.errors import UsageError
+from tabveil.generators.base import Progress, whole
+from tabveil.measuring import Facts
+from tabveil.metrics.base import MetricInput
+from tabveil.records import Provenance, Score
+from tabveil.release import Release
+from tabveil.report.document import Report
+from tabveil.schema import Schema
+from tabveil.verification import read_manifest, read_statement, verify
+
+
+def evaluate(
+    synthetic: Any,
+    *,
+    train: Any,
+    holdout: Any = None,
+    schema: Schema | str | os.PathLike[str],
+    metrics: Sequence[str] | None = None,
+    random_state: int | None = 0,
+) -> tuple[Score, ...]:
+    """How useful a synthetic table is: scores, each beside the references that give it meaning.
+
+    Args:
+      synthetic: rows to be judged; like every table here, what `open_table` takes.
+      train: the rows it was made from.
+      holdout: real rows that no fit has seen.
+      schema: what the columns are, or its YAML file.
+      metrics: names of metrics; all by default.
+      random_state: repeats subsamples and learners.
+
+    Raises:
+      DataError, SchemaError, UsageError: a table or an argument is wrong.
+
+    Privacy: reads real rows outside any budget: every score is INTERNAL.
+    """
+    data = tables_of((synthetic, train, holdout), as_schema(schema), random_state)
+    return measuring.scores(data, metrics)
+
+
+def tables_of(tables: tuple[Any, Any, Any], schema: Schema, random_state: int | None) -> MetricInput:
+    """What metrics and attacks are given of the synthetic table, the training table and the holdout (or None)."""
+    rng = np.random.default_rng(random_state)
+    synthetic, train, holdout = (None if t is None else measuring.frame_of(t, rng) for t in tables)
+    return MetricInput(train=train, holdout=holdout, synthetic=synthetic, schema=schema, random_state=random_state)
+
+
+def report(
+    folder: Release | str | os.PathLike[str],
+    *,
+    train: Any = None,
+    holdout: Any = None,
+    audited: str | os.PathLike[str] | None = None,
+    random_state: int | None = 0,
+) -> Report:
+    """The report of a release, verified first: its release edition, or with `train` the internal one, measured anew.
+
+    Args:
+      folder: a release.
+      train: the rows it was made from: then the report is INTERNAL.
+      holdout: real rows that no fit has seen.
+      audited: an audit of this release as `tabveil audit` writes it, to be shown in place of a new one.
+      random_state: repeats subsamples and learners.
+
+    Raises:
+      VerificationError: the folder, or the audit, is not what it says.
+      DataError, UsageError: a table or an argument is wrong.
+    """
+    place = Path(folder.folder if isinstance(folder, Release) else folder)
+    if train is None and (holdout is not None or audited is not None):
+        raise UsageError("A holdout or an audit is shown beside the training rows' figures: give train too.")
+    verify(place)
+    if train is None:
+        return Report(json.loads((place / "report.json").read_text(encoding="utf-8")))
+    manifest, schema = read_manifest(place), Schema.from_yaml(place / "schema.yaml")
+    data = tables_of((place / "synthetic.parquet", train, holdout), schema, random_state)
+    account = None
+    if manifest.dataset is not None:
+        account = json.loads((place / "ledger.json").read_text(encoding="utf-8"))
+    facts = Facts(read_statement(place), account, schema, Provenance.from_dict(manifest.provenance))
+    found = None if audited is None else auditing.Audited.read(audited)
+    if found is not None:
+        auditing.check_same_release(found, manifest.sha256)
+    return facts.internal(data, measuring.scores(data), measuring.audited(data) if found is None else found)
+
+
+# ---------------------------------------------------------------------------------------------------------------- audit
+
+
+def audit(
+    synthetic: Release | str | os.PathLike[str] | pd.DataFrame,
+    *,
+    train: Any,
+    holdout: Any = None,
+    population: Any = None,
+    schema: Schema | str | os.PathLike[str] | None = None,
+    auditors: Sequence[str] | None = None,
+    profiles: Sequence[str | Path] = (auditing.THREE_QUESTIONS,),
+    store: str | os.PathLike[str] | None = None,
+    random_state: int | None = 0,
+    progress: Progress | None = None,
+) -> auditing.Audited:
+    """Attack and count a release, or a table, and judge what comes out by named profiles.
+
+    Args:
+      synthetic: a release's folder, verified first, or rows: like every table here, what `open_table` takes.
+      train: the rows it was made from.
+      holdout: real rows that no fit has seen; without them nothing is attacked, only counted.
+      population: rows of all the people that the training rows are some of, for k-map and delta-presence.
+      schema: what the columns are, or its YAML file; a release has its own.
+      auditors: names of auditors; all by default.
+      profiles: names or files of profiles.
+      store: a folder for parts: the same audit goes on from there, and removes them once it is through.
+      random_state: repeats every choice of rows.
+      progress: called with (what, share done).
+
+    Raises:
+      VerificationError: the release is not what it says.
+      DataError, SchemaError, StorageError, UsageError: a table or an argument is wrong.
+
+    Privacy: reads real rows outside any budget: everything that comes out is INTERNAL.
+    """
+    check_seed(random_state)
+    place = _folder_of(synthetic)
+    about: dict[str, Any] = {}
+    if place is not None:
+        verify(place)
+        about = {"manifest_sha256": read_manifest(place).sha256}
+        synthetic, schema = place / "synthetic.parquet", schema or place / "schema.yaml"
+    if schema is None:
+        raise UsageError("A table is audited under its schema: give one.")
+    rng = np.random.default_rng(random_state)
+    tables = (None if t is None else measuring.frame_of(t, rng) for t in (synthetic, train, holdout, population))
+    rows, real, held, everybody = tables
+    data = AuditInput(
+        synthetic=rows,
+        train=real,
+        holdout=held,
+        schema=as_schema(schema),
+        random_state=random_state,
+        population=everybody,
+        tell=progress or untold,
+    )
+    parts = None if store is None else Path(store)
+    found = auditing.conduct(data, auditors=auditors, profiles=profiles, store=parts, about=about)
+    if parts is not None:
+        auditing.forget(parts, data)
+    return found
+
+
+def _folder_of(synthetic: Any) -> Path | None:
+    """The release's folder, where `synthetic` is one."""
+    if isinstance(synthetic, Release):
+        return synthetic.folder
+    named = isinstance(synthetic, str | os.PathLike) and "://" not in os.fspath(synthetic)
+    return Path(synthetic) if named and Path(synthetic).is_dir() else None
+
+
+# ------------------------------------------------------------------------------------------------------------ arguments
+
+
+def as_schema(schema: Schema | str | os.PathLike[str]) -> Schema:
+    """A schema, or the one in a YAML file; raises SchemaError."""
+    return schema if isinstance(schema, Schema) else Schema.from_yaml(os.fspath(schema))
+
+
+def check_seed(random_state: int | None) -> None:
+    """Raises UsageError where this is neither None nor a whole number from 0 up."""
+    if random_state is not None:
+        whole("random_state", random_state, 0, 2**63)
