@@ -209,7 +209,7 @@ def empirical_epsilon(
         are counted.
 
     Returns:
-      A bound of 0 where a side has fewer than FEWEST runs.
+      A bound of 0 where a side has fewer than FEWEST runs, or none that chooses.
 
     Raises:
       UsageError: a number out of range, or a score that is not a number.
@@ -219,9 +219,9 @@ def empirical_epsilon(
     check_delta(delta)
     if alpha > MOST_ALPHA:
         raise UsageError("Accuracy needs a confidence of at least 3/4.")
-    if min(len(inside), len(outside)) < FEWEST:
-        return EpsilonBound(0.0, 0.0, 0.0, confidence, delta, "ratio")
     learned = (inside[1::2], outside[1::2]) if known is None else (scores_of(known[0]), scores_of(known[1]))
+    if min(len(inside), len(outside)) < FEWEST or not min(map(len, learned)):
+        return EpsilonBound(0.0, 0.0, 0.0, confidence, delta, "ratio")
     counted = (inside[::2], outside[::2]) if known is None else (inside, outside)
     cut, method = _rule(*learned, delta, alpha)
     hits, alarms = _counted(*counted, cut, method)
