@@ -239,8 +239,17 @@ def _rule(inside: Floats, outside: Floats, delta: float, alpha: float) -> tuple[
         if max(ratio.max(), accuracy.max()) > 0:
             break
     if ratio.max() > accuracy.max():
-        return float(cuts[ratio.argmax()]), "ratio"
-    return float(cuts[accuracy.argmax()]), "accuracy"
+        return _amid(float(cuts[ratio.argmax()]), inside, outside), "ratio"
+    return _amid(float(cuts[accuracy.argmax()]), inside, outside), "accuracy"
+
+
+def _amid(cut: float, inside: Floats, outside: Floats) -> float:
+    """Halfway from `cut` to the next score above it: where a gap parts the sides, other runs scatter about its ends."""
+    both = np.concatenate([inside, outside])
+    above = float(both[both > cut].min(initial=math.inf))
+    amid = cut / 2 + above / 2
+    # The same runs lie above either; an infinite end leaves no middle.
+    return amid if cut <= amid < above and math.isfinite(amid) else cut
 
 
 def _cuts(inside: Floats, outside: Floats) -> Floats:
