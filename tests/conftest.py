@@ -8,6 +8,7 @@ import ipaddress
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,31 @@ settings.load_profile(os.environ.get("TABVEIL_PROFILE", "ci"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Every generator can be made without options: that of the base model is in the environment, of programs too."""
+    """Every generator can be made without options: that of the base model is in the environment, of programs too. No
+    environment of packages is there but those that a test makes.
+    """
     folder = tempfile.TemporaryDirectory(prefix="tabveil-base-model-")
     config.add_cleanup(folder.cleanup)
     base_models.gpt2(Path(folder.name) / "gpt2", width=16, layers=1)
     os.environ["TABVEIL_BASE_MODEL"] = str(Path(folder.name) / "gpt2")
+    os.environ["TABVEIL_HOME"] = str(Path(folder.name) / "home")  # no environment of whoever runs the tests
+
+
+@pytest.fixture(scope="session")
+def make_environment() -> Callable[[str], None]:
+    """Makes an environment by name ("" is none), with pip from the index it is set to; skips where pip cannot."""
+
+    def make(name: str) -> None:
+        from tabveil import environments
+        from tabveil.errors import MissingDependencyError
+
+        try:
+            if name:
+                environments.create(name, accepted=True)
+        except MissingDependencyError as error:
+            pytest.skip(str(error))
+
+    return make
 
 
 class NetworkRefusedError(RuntimeError):

@@ -6,6 +6,7 @@ Privacy: what it prints and writes was computed from real rows outside any budge
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,12 +47,9 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Attack a synthetic table, count who looks alike, and judge both by profiles. Reads real rows: INTERNAL."""
-    from tabveil import auditing, pipeline
-    from tabveil.errors import UsageError
-    from tabveil.tables import write_text
+    from tabveil import _audit_parts, auditing, pipeline
 
-    if out.suffix.lower() != ".json":
-        raise UsageError("An audit is written as JSON: name the file something.json.")
+    _check_place(out)
     parts = out.with_name(out.name + PARTS)
     try:
         with progress() as show:
@@ -64,18 +62,33 @@ def audit(
                 auditors=auditor,
                 profiles=profile or [auditing.THREE_QUESTIONS],
                 store=parts,
+                saved=lambda found: _write(found, out),
                 random_state=random_state,
                 progress=show,
             )
-    except KeyboardInterrupt as error:
-        if parts.is_dir():
+    except BaseException as error:
+        if _audit_parts.any_kept(parts):
             error.add_note(f"What was done is kept in {parts.name!r}: the same command goes on from there.")
         raise
-    data = found.to_dict()
-    write_text(out, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     for note in found.notes:
         tell(note)
-    answer({"file": str(out), **data}, _text(found, out), as_json=as_json)
+    answer({"file": str(out), **found.to_dict()}, _text(found, out), as_json=as_json)
+
+
+def _check_place(out: Path) -> None:
+    """Before anything is attacked: can the answer be written?"""
+    from tabveil.errors import StorageError, UsageError
+
+    if out.suffix.lower() != ".json":
+        raise UsageError("An audit is written as JSON: name the file something.json.")
+    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise StorageError(f"{str(out)!r} cannot be written: it is a folder, or its folder is not there or read-only.")
+
+
+def _write(found: Audited, out: Path) -> None:
+    from tabveil.tables import write_text
+
+    write_text(out, json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def auditors(as_json: Json = False) -> None:

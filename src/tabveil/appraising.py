@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tabveil.records import Provenance, Score
 from tabveil.release import Release
 from tabveil.report.document import Report
 from tabveil.schema import Schema
+from tabveil.tables import open_table
 from tabveil.verification import read_manifest, read_statement, verify
 
 
@@ -97,7 +98,8 @@ def report(
     facts = Facts(read_statement(place), account, schema, Provenance.from_dict(manifest.provenance))
     found = None if audited is None else auditing.Audited.read(audited)
     if found is not None:
-        auditing.check_same_release(found, manifest.sha256)
+        tables = AuditInput(data.synthetic, data.train, data.holdout, schema, random_state)
+        auditing.check_same(found, tables, manifest=manifest.sha256)
     return facts.internal(data, measuring.scores(data), measuring.audited(data) if found is None else found)
 
 
@@ -114,6 +116,7 @@ def audit(
     auditors: Sequence[str] | None = None,
     profiles: Sequence[str | Path] = (auditing.THREE_QUESTIONS,),
     store: str | os.PathLike[str] | None = None,
+    saved: Callable[[auditing.Audited], None] | None = None,
     random_state: int | None = 0,
     progress: Progress | None = None,
 ) -> auditing.Audited:
@@ -127,7 +130,8 @@ def audit(
       schema: what the columns are, or its YAML file; a release has its own.
       auditors: names of auditors; all by default.
       profiles: names or files of profiles.
-      store: a folder for parts: the same audit goes on from there, and removes them once it is through.
+      store: a folder for parts: the same audit goes on from there. They stay until `saved` is called.
+      saved: called with the result once all is done; the parts in `store` are removed when it has come back.
       random_state: repeats every choice of rows.
       progress: called with (what, share done).
 
@@ -145,6 +149,7 @@ def audit(
         about = {"manifest_sha256": read_manifest(place).sha256}
         synthetic, schema = place / "synthetic.parquet", schema or place / "schema.yaml"
     if schema is None:
+        open_table(synthetic)  # what is not there at all needs no schema
         raise UsageError("A table is audited under its schema: give one.")
     rng = np.random.default_rng(random_state)
     tables = (None if t is None else measuring.frame_of(t, rng) for t in (synthetic, train, holdout, population))
@@ -160,8 +165,10 @@ def audit(
     )
     parts = None if store is None else Path(store)
     found = auditing.conduct(data, auditors=auditors, profiles=profiles, store=parts, about=about)
-    if parts is not None:
-        auditing.forget(parts, data)
+    if saved is not None:
+        saved(found)
+        if parts is not None:
+            auditing.forget(data, parts, found.about["auditors"])
     return found
 
 

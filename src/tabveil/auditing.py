@@ -10,26 +10,29 @@ digests of tables; no cell.
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import dataclasses
 import hashlib
 import json
+import logging
 import os
-import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 import tabveil
-from tabveil import _atomic
+from tabveil import _audit_parts as parts
 from tabveil.audit import registry
 from tabveil.audit.base import AuditInput, Auditor
 from tabveil.audit.profiles import judge, load
-from tabveil.errors import StorageError, UsageError, VerificationError
+from tabveil.columns import Column
+from tabveil.encoding import Codes, size
+from tabveil.errors import DataError, StorageError, UsageError, VerificationError
 from tabveil.records import Finding, Judgement, Measurement
 
 FORMAT = 1
@@ -37,6 +40,14 @@ FORMAT = 1
 
 THREE_QUESTIONS = "wp29"
 """The profile that every audit is judged by unless another is asked for: singling out, linkability, inference."""
+
+ROLES = {"synthetic": "synthetic", "train": "training", "holdout": "held-out"}
+"""The tables of every audit, and what messages call them."""
+
+NO_HOLDOUT = 0.95
+"""A holdout of which such a share are training rows is none."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,14 +94,14 @@ class Audited:
             raise VerificationError(f"This is no tabveil audit of format {FORMAT}.")
         try:
             return cls(
-                findings=tuple(Finding.from_dict(f) for f in data["findings"]),
-                measurements=tuple(Measurement.from_dict(m) for m in data["measurements"]),
-                judgements=tuple(Judgement.from_dict(j) for j in data["judgements"]),
-                notes=tuple(data["notes"]),
-                seconds=data["seconds"],
-                about=data["about"],
+                findings=parts.findings_of(data.get("findings")),
+                measurements=parts.measurements_of(data.get("measurements")),
+                judgements=parts.judgements_of(data.get("judgements")),
+                notes=tuple(parts.word(n) for n in parts.listed(data.get("notes"))),
+                seconds={parts.word(k): parts.figure(v) for k, v in parts.mapping(data.get("seconds")).items()},
+                about=parts.mapping(data.get("about")),
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except ValueError as error:
             raise VerificationError("This audit has been changed or cut off: it cannot be read.") from error
 
     @classmethod
@@ -106,7 +117,7 @@ class Audited:
             return cls.from_dict(json.loads(text))
         except OSError as error:
             raise StorageError(f"{os.fspath(path)!r} cannot be read.") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise VerificationError(f"{os.fspath(path)!r} is no audit: it is no JSON.") from error
 
 
@@ -122,132 +133,138 @@ def conduct(
 
     Args:
       data: the tables; its `tell` hears each auditor's name and the share of auditors that are done.
-      auditors: names from `registry.names()`; all by default.
+      auditors: names from `registry.names()`; by default all but those that need an environment that was not made.
       profiles: names or files, as `audit.profiles.load` takes them.
-      store: a folder for parts, made where there is none; `forget` removes what this audit left in it.
+      store: a folder for parts, made where there is none; they stay until `forget` removes them.
       about: further facts for the record, such as a release's manifest.
 
     Raises:
       UsageError: no such auditor or profile.
-      StorageError: the store cannot be written.
+      DataError: the schema allows no cell of some column of the synthetic table.
     """
-    chosen = [(name, registry.get(name)()) for name in (registry.names() if auditors is None else auditors)]
-    asked = [load(p) for p in profiles]
-    place = None if store is None else _place(store, data)
-    parts = _parts(dataclasses.replace(data, store=place), chosen, place)
-    findings = tuple(f for part in parts for f in part.findings)
-    measurements = tuple(m for part in parts for m in part.measurements)
+    names = list(dict.fromkeys(registry.runnable() if auditors is None else auditors))
+    chosen = {name: registry.get(name)() for name in names}
+    asked = list({p.name: p for p in map(load, profiles)}.values())
+    doubts = _doubts(data)
+    done = _done(data, chosen, parts.Parts(store, _digest(data)))
+    findings = tuple(f for part in done.values() for f in part.findings)
+    measurements = tuple(m for part in done.values() for m in part.measurements)
     return Audited(
         findings=findings,
         measurements=measurements,
         judgements=tuple(j for p in asked for j in judge(p, findings=findings, measurements=measurements)),
-        notes=tuple(part.note for part in parts if part.note),
-        seconds={name: part.seconds for (name, _), part in zip(chosen, parts, strict=True)},
-        about={**_about(data), "profiles": [p.name for p in asked], **(about or {})},
+        notes=(*doubts, *(part.note for part in done.values() if part.note)),
+        seconds={name: part.seconds for name, part in done.items()},
+        about={**_about(data), "auditors": names, "profiles": [p.name for p in asked], **(about or {})},
     )
 
 
-def forget(store: Path, data: AuditInput) -> None:
-    """Remove what an audit of `data` kept in `store`, and the folder where nothing else is in it."""
-    shutil.rmtree(store / _digest(data)[:16], ignore_errors=True)
-    with contextlib.suppress(OSError):
-        store.rmdir()
+def forget(data: AuditInput, store: Path, auditors: Sequence[str]) -> None:
+    """Remove what these auditors kept in `store` of an audit of `data`, and folders where nothing else is in them."""
+    parts.Parts(store, _digest(data)).forget(auditors)
+
+
+def _done(data: AuditInput, chosen: Mapping[str, Auditor], kept: parts.Parts) -> dict[str, parts.Part]:
+    """What each auditor came to, taken from what is kept where it is."""
+    done = {}
+    for at, (name, auditor) in enumerate(chosen.items()):
+        data.tell(f"audit: {name}", at / len(chosen))
+        part = kept.read(name)
+        if part is None:
+            part = _audited(auditor, _with_store(data, kept.of(name)))
+            if not kept.keep(name, part):
+                _log.warning("What %s found could not be kept: a killed audit would run it again.", name)
+        done[name] = part
+    data.tell("audit: done", 1.0)
+    return done
+
+
+def _with_store(data: AuditInput, place: Path | None) -> AuditInput:
+    """The same tables, coded once, with a place to keep things in."""
+    given = copy.copy(data)
+    object.__setattr__(given, "store", place)
+    return given
+
+
+def _audited(auditor: Auditor, data: AuditInput) -> parts.Part:
+    start = time.perf_counter()
+    note = auditor.why_not(data)
+    findings = () if note else tuple(auditor.compute(data))
+    return parts.Part(findings, tuple(auditor.measure(data)), note, round(time.perf_counter() - start, 3))
+
+
+def _doubts(data: AuditInput) -> tuple[str, ...]:
+    """What makes findings say less than they seem to: cells that the schema does not allow, a holdout that is none.
+
+    Raises:
+      DataError: the schema allows no cell of some column of the synthetic table.
+    """
+    tables = [(role, *pair) for role, table in data.codes.items() for pair in _columns(data, table)]
+    said = [_refused(column, role, codes) for role, column, codes in tables]
+    if data.holdout is not None and len(data.train):
+        known = np.isin(data.groups["holdout"], data.groups["train"])
+        if known.mean() >= NO_HOLDOUT:
+            said.append(
+                f"{known.sum():,} of {len(known):,} held-out rows are also training rows: this is no holdout, and no "
+                "attack can show anything beside it."
+            )
+    return tuple(s for s in said if s)
+
+
+def _columns(data: AuditInput, table: Sequence[Codes]) -> Iterator[tuple[Column, Codes]]:
+    return zip(data.schema.learned, table, strict=True)
+
+
+def _refused(column: Column, role: str, codes: Codes) -> str:
+    bad = int((codes == size(column) + 1).sum())
+    if not bad:
+        return ""
+    where = (
+        f"Column {column.name!r} of the {ROLES[role]} table: the schema does not allow {bad:,} of {len(codes):,} cells"
+    )
+    if role == "synthetic" and bad == len(codes):
+        raise DataError(f"{where}. Nothing can be compared with them: check the column's type and spelling.")
+    return f"{where}; attacks that compare them find less than there is."
 
 
 def _about(data: AuditInput) -> dict[str, Any]:
-    tables = {role: getattr(data, role) for role in ("synthetic", "train", "holdout", "population")}
+    tables = {role: getattr(data, role) for role in (*ROLES, "population")}
     return {
         "tabveil": tabveil.__version__,
         "schema": data.schema.digest,
         "rows": {role: len(table) for role, table in tables.items() if table is not None},
+        "tables_sha256": _of_tables(data).hexdigest(),
         "random_state": data.random_state,
         "refit": data.refit is not None,
         "manifest_sha256": None,
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------- parts
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What one auditor came to."""
-
-    findings: tuple[Finding, ...]
-    measurements: tuple[Measurement, ...]
-    note: str
-    seconds: float
-
-    def to_json(self) -> str:
-        found, counted = ([r.to_dict() for r in records] for records in (self.findings, self.measurements))
-        return json.dumps({"findings": found, "measurements": counted, "note": self.note, "seconds": self.seconds})
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        data = json.loads(text)
-        return cls(
-            findings=tuple(Finding.from_dict(f) for f in data["findings"]),
-            measurements=tuple(Measurement.from_dict(m) for m in data["measurements"]),
-            note=data["note"],
-            seconds=data["seconds"],
-        )
-
-
-def _parts(data: AuditInput, chosen: Sequence[tuple[str, Auditor]], place: Path | None) -> list[_Part]:
-    parts = []
-    for at, (name, auditor) in enumerate(chosen):
-        data.tell(f"audit: {name}", at / len(chosen))
-        kept = None if place is None else place / f"{name}.json"
-        part = _kept(kept)
-        if part is None:
-            part = _audited(auditor, data)
-            if kept is not None:
-                _atomic.write_text(kept, part.to_json())
-        parts.append(part)
-    data.tell("audit: done", 1.0)
-    return parts
-
-
-def _audited(auditor: Auditor, data: AuditInput) -> _Part:
-    start = time.perf_counter()
-    note = auditor.why_not(data)
-    findings = () if note else tuple(auditor.compute(data))
-    return _Part(findings, tuple(auditor.measure(data)), note, round(time.perf_counter() - start, 3))
-
-
-def _kept(file: Path | None) -> _Part | None:
-    """The part in `file`, or None where there is none that can be read."""
-    try:
-        return None if file is None else _Part.from_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _place(store: Path, data: AuditInput) -> Path:
-    """The folder for parts of just this audit."""
-    place = store / _digest(data)[:16]
-    try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{os.fspath(store)!r} cannot be made a folder for the audit's parts.") from error
-    return place
-
-
 def _digest(data: AuditInput) -> str:
     """SHA-256 of what an audit depends on."""
-    refit = "" if data.refit is None else repr(data.refit)
+    total, refit = _of_tables(data), "" if data.refit is None else repr(data.refit)
     about = [tabveil.__version__, data.schema.to_dict(), data.random_state, refit, data.promise]
-    total = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
-    for role, columns in data.codes.items():
-        total.update(role.encode())
-        for column in columns:
-            total.update(column.tobytes())
+    total.update(json.dumps(about, sort_keys=True, default=str).encode())
     if data.population is not None:
+        total.update(repr(data.population.columns.tolist()).encode())
         total.update(pd.util.hash_pandas_object(data.population.astype("string"), index=False).to_numpy().tobytes())
     return total.hexdigest()
 
 
-def check_same_release(audited: Audited, manifest: str) -> None:
-    """Raises UsageError where an audit is of another release than the one with this manifest's hash."""
+def _of_tables(data: AuditInput) -> hashlib._Hash:
+    """SHA-256 of the coded tables."""
+    total = hashlib.sha256()
+    for role, columns in data.codes.items():
+        total.update(f"{role} {len(columns)}".encode())
+        for column in columns:
+            total.update(column.tobytes())
+    return total
+
+
+def check_same(audited: Audited, data: AuditInput, *, manifest: str) -> None:
+    """Raises UsageError where an audit is of another release, or of other rows, than these."""
     if audited.about.get("manifest_sha256") != manifest:
         raise UsageError("This audit is of another release, or of a bare table: audit this release's folder.")
+    about = _about(data)
+    if any(audited.about.get(key) != about[key] for key in ("schema", "tables_sha256")):
+        raise UsageError("This audit is of other training or held-out rows: give the tables that it was made with.")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tabveil
-from tabveil import _cli_audit, _cli_ledger, _cli_output, _cli_schema
+from tabveil import _cli_audit, _cli_env, _cli_ledger, _cli_output, _cli_schema
 from tabveil._cli_conditions import read_balance, read_where
 from tabveil._cli_output import answer, columns, new_app, progress, run, tell
 from tabveil._cli_schema import Delimiter, Json, TableName, TableSource
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 app = new_app("Privacy-first synthesis of tables: declare what is public, spend a budget, sample, measure, show why.")
 app.add_typer(_cli_schema.app, name="schema")
 app.add_typer(_cli_ledger.app, name="ledger")
+app.add_typer(_cli_env.app, name="env")
 app.command()(_cli_audit.audit)
 app.command()(_cli_audit.auditors)
 

@@ -52,7 +52,7 @@ class VerificationError(TabveilError):
 
 
 class MissingDependencyError(TabveilError):
-    """An optional package is needed; the message names the extra that installs it."""
+    """An optional package is needed; the message names the extra, or the environment, that has it."""
 
     exit_code = 8
 

@@ -44,7 +44,7 @@ class Registry:
           TypeError: the plugin's file does not define exactly one subclass of the base.
         """
         if name not in self.names():
-            family = self.package.rsplit(".", 1)[-1]
+            family = f"{self.base.lower()}s"
             raise UsageError(f"There is no {name!r} among the {family}: choose one of {', '.join(self.names())}.")
         return self._only_class(self._module(name), name)
 

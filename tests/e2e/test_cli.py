@@ -47,6 +47,10 @@ COMMANDS = [
     ("ledger", "verify"),
     ("ledger", "export"),
     ("ledger", "list"),
+    ("env",),
+    ("env", "list"),
+    ("env", "create"),
+    ("env", "remove"),
 ]
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -59,7 +63,7 @@ def test_every_command_has_help_and_a_place_in_the_docs(desk: Desk, command: tup
     outcome = desk.run(*command, "--help")
     assert (outcome.code, outcome.err) == (0, "")
     assert "Usage: tabveil" in outcome.out
-    if command and command[-1] not in ("schema", "ledger"):
+    if command and command[-1] not in ("schema", "ledger", "env"):
         assert "--json" in outcome.out
         assert f"tabveil {' '.join(command)}" in DOCS.read_text(encoding="utf-8")
 
@@ -480,22 +484,28 @@ def test_an_audit_of_a_release_or_a_table_and_its_report(desk: Desk) -> None:
     assert "copies: synthetic rows that are exact copies of a training row" in shown.out
     assert "membership: training rows" not in shown.out
 
-    assert desk.run("report", "release", "--train", "table.csv", "--audit", "audit.json", "-o", "r.json").code == 0
+    tables = given[:4]
+    assert desk.run("report", "release", *tables, "--audit", "audit.json", "-o", "r.json").code == 0
     report = json.loads((desk.folder / "r.json").read_text())
     assert [f["auditor"] for f in report["findings"]] == ["copies"]
     assert {j["profile"] for j in report["judgements"]} == {"wp29", "cms-11"}
     refused = [
-        desk.run("report", "release", "--train", "table.csv", "--audit", "b.json", "-o", "r.html"),
+        desk.run("report", "release", *tables, "--audit", "b.json", "-o", "r.html"),
+        desk.run("report", "release", *tables[:2], "--audit", "audit.json", "-o", "r.html"),
         desk.run("report", "release", "--audit", "audit.json", "-o", "r.html"),
         desk.run("audit", "table.csv", *given, "-o", "c.json"),
         desk.run("audit", "release", *given, "-o", "audit.html"),
         desk.run("audit", "release", *given, "-o", "c.json", "--auditor", "nosuch"),
         desk.run("audit", "release", *given, "-o", "c.json", "--profile", "nosuch"),
     ]
-    assert [(r.code, r.out, r.err.count("\n"), r.left) for r in refused] == [(2, "", 1, frozenset())] * 6
+    assert [(r.code, r.out, r.err.count("\n"), r.left) for r in refused] == [(2, "", 1, frozenset())] * 7
     assert "another release" in refused[0].err
     (desk.folder / "broken.json").write_text('{"tabveil_audit": 1, "findings": [{}]}')
-    assert desk.run("report", "release", "--train", "table.csv", "--audit", "broken.json", "-o", "r.html").code == 7
+    assert desk.run("report", "release", *tables, "--audit", "broken.json", "-o", "r.html").code == 7
+    (desk.folder / "folder.json").mkdir()
+    for out in ("folder.json", "nowhere/a.json"):
+        outcome = desk.run("audit", "release", *given, "-o", out)
+        assert (outcome.code, outcome.err.count("\n"), outcome.left) == (9, 1, frozenset())
 
 
 def test_the_auditors_are_listed(desk: Desk) -> None:
@@ -662,5 +672,5 @@ def test_the_demo_without_its_package_says_what_to_install(desk: Desk, monkeypat
 
 def test_the_app_is_what_the_package_installs() -> None:
     assert {c.name or c.callback.__name__ for c in app.registered_commands if c.callback} == {
-        c[0] for c in COMMANDS if len(c) == 1 and c[0] not in ("schema", "ledger")
+        c[0] for c in COMMANDS if len(c) == 1 and c[0] not in ("schema", "ledger", "env")
     }

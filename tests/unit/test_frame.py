@@ -97,7 +97,8 @@ def test_constraints_pin_everything_and_nothing_else() -> None:
 
 def test_every_import_is_declared_and_every_declaration_used() -> None:
     owners = importlib.metadata.packages_distributions()
-    nodes = [node for path in MODULES for node in ast.walk(tree(path))]
+    ours = [path for path in MODULES if path.parent.name != "environments"]  # workers import what their own list pins
+    nodes = [node for path in ours for node in ast.walk(tree(path))]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
     foreign = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"tabveil"}

@@ -31,6 +31,14 @@ class _Auditors(Registry):
         """Names of all auditors in alphabetical order; imports none of them."""
         return [name for name in super().names() if name not in ("rates", "profiles", "training", "likelihood")]
 
+    def runnable(self) -> list[str]:
+        """Names of those that run by default: all but those whose environment was not made."""
+        from tabveil import environments
+
+        auditors: dict[str, type[Auditor]] = {name: self.get(name) for name in self.names()}
+        needed = {name: auditor.needs_environment for name, auditor in auditors.items()}
+        return [name for name, environment in needed.items() if not environment or environments.is_there(environment)]
+
 
 registry = _Auditors("tabveil.audit", base="Auditor")
 """Every auditor by name."""
@@ -58,7 +66,7 @@ def audit(
       train: the rows the generator was fitted to: whom the attacks are about.
       holdout: real rows of the same source that no fit has seen; only auditors that fit again do without.
       schema: what the columns are.
-      auditors: names from `registry.names()`; all of them by default.
+      auditors: names from `registry.names()`; by default all but those that need an environment that was not made.
       random_state: repeats every choice of rows.
       refit: fits the generator to other rows and samples, for auditors that play the privacy game.
       promise: the epsilon and delta that each such fit promises for adding or removing one row.
@@ -131,4 +139,5 @@ def notes(data: AuditInput, *, auditors: Sequence[str] | None = None) -> tuple[s
 
 
 def _chosen(names: Sequence[str] | None) -> list[Auditor]:
-    return [registry.get(name)() for name in (registry.names() if names is None else names)]
+    """The auditors called `names`; by default all that can run here."""
+    return [registry.get(name)() for name in (registry.runnable() if names is None else names)]

@@ -132,10 +132,18 @@ def scores(material: Material) -> tuple[dict[str, Floats], dict[str, Floats]]:
         "gen_lra": _gen_lra(near, around(made, known, k=NEIGHBOURS), times),
         "lev_att": -_edits(material, near).min(axis=1),
     }
-    return found, {
-        "outliers": rarity(material.columns, material.asked, material.reference),
-        "achilles": real.distance.mean(axis=1, dtype=np.float64),
-    }
+    return found, _exposed(material.columns, material.asked, material.reference, real)
+
+
+def exposure(columns: tuple[Column, ...], *, asked: Table, reference: Table) -> dict[str, Floats]:
+    """How exposed each asked row is, as `scores` says it, without any attack; by kind, shape (n,)."""
+    near = around(scaled(columns, asked), scaled(columns, reference), k=NEIGHBOURS)
+    return _exposed(columns, asked, reference, near)
+
+
+def _exposed(columns: tuple[Column, ...], asked: Table, reference: Table, near: Around) -> dict[str, Floats]:
+    rare = rarity(columns, asked, reference)
+    return {"outliers": rare, "achilles": near.distance.mean(axis=1, dtype=np.float64)}
 
 
 # ------------------------------------------------------------------------------------------------------------ distances
@@ -292,13 +300,13 @@ def rarity(columns: tuple[Column, ...], asked: Table, known: Table) -> Floats:
     """
     rare = np.zeros(len(asked[0]))
     for column, ours, theirs in zip(columns, asked, known, strict=True):
-        cell, seen = (_bins(column, codes) for codes in (ours, theirs))
+        cell, seen = (bins(column, codes) for codes in (ours, theirs))
         counts = np.bincount(seen, minlength=int(max(seen.max(), cell.max())) + 1) + 1
         rare -= np.log(counts[cell] / counts.sum())
     return rare
 
 
-def _bins(column: Column, codes: Codes) -> Codes:
+def bins(column: Column, codes: Codes) -> Codes:
     """A value's bin: listed values their own, numbers one of BINS; missing and not allowed after these."""
     values = size(column)
     if not isinstance(column, Grid):

@@ -24,13 +24,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tabveil.audit._known import known, secrets
 from tabveil.audit._membership_scores import around, scaled
 from tabveil.audit.base import ALPHA, AuditInput, Auditor, lacking
 from tabveil.audit.rates import Count, beyond, finding
 from tabveil.columns import Column, Grid
 from tabveil.encoding import Codes, size
 from tabveil.records import Finding
-from tabveil.schema import Schema
 
 TARGETS = 2_000
 """No more rows than this are attacked on each side."""
@@ -87,18 +87,6 @@ class Attribute(Auditor):
             verdict="",
         )
         return replace(found, verdict=_verdict(found, column, attack, control))
-
-
-def secrets(schema: Schema) -> tuple[Column, ...]:
-    """The columns to guess: the sensitive ones, or else the target."""
-    names = schema.sensitive or ((schema.target,) if schema.target else ())
-    return tuple(c for c in schema.learned if c.name in names)
-
-
-def known(schema: Schema) -> tuple[Column, ...]:
-    """The columns to guess from: the quasi-identifiers, or else all that are not to be guessed."""
-    hidden, declared = {c.name for c in secrets(schema)}, schema.quasi_identifiers
-    return tuple(c for c in schema.learned if c.name not in hidden and (not declared or c.name in declared))
 
 
 def _guessed(data: AuditInput, hidden: Sequence[Column]) -> list[list[Count]]:

@@ -170,9 +170,12 @@ class Auditor(ABC):
 
     Attributes:
       refits: whether it plays the privacy game, for which it needs `AuditInput.refit` and no holdout.
+      needs_environment: the environment (`tabveil.environments`) that it works in, "" for none; where that was not
+        made, it is none of the auditors that run by default.
     """
 
     refits: ClassVar[bool] = False
+    needs_environment: ClassVar[str] = ""
 
     @abstractmethod
     def compute(self, data: AuditInput) -> list[Finding]:

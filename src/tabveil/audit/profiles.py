@@ -43,6 +43,7 @@ __all__ = ["Citation", "Profile", "Requirement", "judge", "line", "load", "names
 _ENDINGS = (".yaml", ".yml")
 
 _NEEDS = {
+    "anonymeter": "its environment (`tabveil env create anonymeter`), and 20 training and held-out rows without copies",
     "anonymity": "`quasi_identifiers` in the schema",
     "attribute": "held-out rows, and `sensitive` columns or a `target` in the schema",
     "copies": "held-out rows",
@@ -62,10 +63,14 @@ def load(profile: str | Path) -> Profile:
       profile: one of `names()`, or the path of a file (a Path, or a text that ends in .yaml or .yml).
 
     Raises:
-      UsageError: there is no such profile or file, or the file is no profile; one sentence says what is wrong.
+      UsageError: there is no such profile or file, the file is no profile, or bears the name of one that comes with
+        tabveil; one sentence says what is wrong.
     """
     if isinstance(profile, Path) or profile.endswith(_ENDINGS):
-        return parse(_own_text(profile), file=Path(profile).name)
+        own = parse(_own_text(profile), file=Path(profile).name)
+        if own.name in names():
+            raise UsageError(f"The name {own.name!r} belongs to a profile that comes with tabveil: choose another.")
+        return own
     if profile not in names():
         hint = did_you_mean(profile, names()) or f": choose one of {', '.join(names())}, or give a .yaml file."
         raise UsageError(f"There is no profile {profile!r}{hint}")

@@ -6,6 +6,7 @@ Privacy: looks at the dict only; what an edition may show was decided when that 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ LABELS, WIDTH, PITCH = 470, 1060, 22
 
 LETTERS = 76
 """Letters of a name that have room."""
+
+_ASIDE = re.compile(r" \([^()]*\)")
+"""What a name says in brackets: the table has it, a picture has no room for it."""
 
 SQUARE, DECADES = 200.0, 3
 """Size of a ROC picture, and how many powers of ten below 1 its axes begin."""
@@ -80,7 +84,7 @@ def _bar(finding: Entry) -> Drawing:
     )
     places = {name: _across(finding[name]) for name in ("value", "baseline", "control", "ceiling")}
     ends = {"low": _across(low), "high": _across(high)}
-    label = _ends(f"{finding['auditor']}: {finding['name']}")
+    label = _ends(f"{finding['auditor']}: {_ASIDE.sub('', finding['name'])}")
     return {**places, **ends, "label": label, "text": told, "beyond": beyond(finding)}
 
 
@@ -100,10 +104,10 @@ def curves(findings: Sequence[Entry], promise: Entry) -> list[Drawing]:
     """One picture for each attack with a ROC curve, on logarithmic axes, beside the line no attack gets above."""
     return [
         {
-            "path": _path(list(zip(f["false_alarms"], f["recognised"], strict=True))),
+            "path": _path(_resolved(f)),
             "bound": _path(_bound(promise)) if promise["private"] else "",
             "title": f"{f['auditor']}: {f['name']}",
-            "caption": f.get("targets") or f["name"],
+            "caption": f"{f['auditor']}: {f.get('targets') or f['name']}",
             "text": _told(f),
         }
         for f in findings
@@ -121,6 +125,13 @@ def _path(points: Sequence[tuple[Any, Any]]) -> str:
     """A line through (false alarms, recognised) on logarithmic axes, origin top left."""
     places = [(_along(x), SQUARE - _along(y)) for x, y in points]
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in dict.fromkeys(places))
+
+
+def _resolved(finding: Entry) -> list[tuple[float, float]]:
+    """The curve from the lowest share of false alarms that so few others can show; what lies left of it is unknown."""
+    points = [(_figure(x), _figure(y)) for x, y in zip(finding["false_alarms"], finding["recognised"], strict=True)]
+    least = min((x for x, _ in points if x > 0), default=1.0)
+    return [(max(x, least), y) for x, y in points]
 
 
 def _along(share: Any) -> float:
@@ -178,7 +189,7 @@ def _thresholds(judgements: Iterable[Entry]) -> dict[float, str]:
     found: dict[float, list[str]] = {}
     for judgement in judgements:
         threshold = judgement.get("threshold")
-        if judgement.get("auditor") == "anonymity" and threshold is not None and _figure(threshold) >= 2:
+        if judgement.get("auditor") == "anonymity" and threshold is not None and 2 <= _figure(threshold) < math.inf:
             found.setdefault(_figure(threshold), []).append(judgement["profile"])
     return {value: ", ".join(dict.fromkeys(names)) for value, names in found.items()}
 

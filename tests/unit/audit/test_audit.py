@@ -23,8 +23,16 @@ OTHER = FRAME.assign(a=FRAME["a"] + 500)
 
 
 def test_auditors_are_registered_and_helpers_are_not() -> None:
-    assert registry.names() == ["anonymity", "attribute", "copies", "membership", "shadow"]
-    with pytest.raises(UsageError, match="choose one of anonymity, attribute, copies, membership, shadow"):
+    assert registry.names() == [
+        "anonymeter",
+        "anonymity",
+        "attribute",
+        "copies",
+        "membership",
+        "mia_marginal",
+        "shadow",
+    ]
+    with pytest.raises(UsageError, match="choose one of anonymeter, anonymity, attribute, copies, membership, mia"):
         registry.get("rates")
 
 
@@ -43,7 +51,7 @@ def test_audit_is_public_and_stays_a_function_after_its_package_is_imported() ->
 
 def test_findings_come_by_auditor() -> None:
     found = audit(FRAME, train=FRAME, holdout=OTHER, schema=SCHEMA)
-    assert [f.auditor for f in found] == ["copies"] + 7 * ["membership"]
+    assert [f.auditor for f in found] == ["copies"] + 7 * ["membership"] + 7 * ["mia_marginal"]
     assert len(audit(FRAME, train=FRAME, holdout=OTHER, schema=SCHEMA, auditors=["copies"])) == 1
 
 
@@ -57,6 +65,7 @@ def test_no_holdout_is_a_note(caplog: pytest.LogCaptureFixture) -> None:
             "What can be guessed of people was not measured: the schema names neither sensitive columns nor a target.",
             "How many rows are copies was not measured: there are no held-out rows.",
             "Membership was not measured: there are no held-out rows.",
+            "Membership by marginals was not measured: there are no held-out rows.",
             "The game with shadow fits was not played: it takes `refit`, which fits the generator anew.",
         )
     assert "no held-out rows" in caplog.text

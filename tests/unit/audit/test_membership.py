@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from tabveil.audit import audit, membership
+from tabveil.audit import _membership_game, audit, membership
+from tabveil.audit._membership_game import Scores, attacked, contest
 from tabveil.audit._membership_scores import COPY_FINDERS, around
 from tabveil.audit.base import AuditInput
-from tabveil.audit.membership import QUESTIONS, Membership, attacked, contest, measure, per_attack
+from tabveil.audit.membership import QUESTIONS, Membership, measure, per_attack
 from tabveil.audit.rates import Count, beyond, interval
 from tabveil.columns import Boolean, Categorical, Integer
 from tabveil.records import Finding
@@ -134,9 +136,9 @@ def test_the_training_rows_themselves_are_recognised(make: Make, schema: Schema)
 
 def scored(data: AuditInput, order: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """All scores and exposures of the asked rows, which may be listed in another order."""
-    material = membership._material(data, membership._targets(data))
+    material = membership._material(data, _membership_game.targets_of(data))
     if order is not None:
-        material = membership.replace(material, asked=tuple(c[order] for c in material.asked))
+        material = replace(material, asked=tuple(c[order] for c in material.asked))
     found, exposure = membership.scores(material)
     return {**found, **exposure}
 
@@ -158,7 +160,9 @@ def test_a_score_that_knows_the_order_would_be_found_out() -> None:
     leak = np.arange(400) < 200
     for members, area in ((np.arange(200), 1.0), (np.arange(200, 400), 0.0)):
         outsiders = np.setdiff1d(np.arange(400), members)
-        outcome = contest({"leak": leak * 1.0, "noise": noise}, {}, members=members, outsiders=outsiders)["random"]
+        outcome = contest(Scores({"leak": leak * 1.0, "noise": noise}, {}, {}), members=members, outsiders=outsiders)[
+            "random"
+        ]
         assert outcome["leak"].pairs.rate == area
         # 100 fair coins at alpha = 1e-9 two-sided: 0.31 to either side
         assert abs(outcome["noise"].pairs.rate - 0.5) <= 0.31
@@ -171,13 +175,17 @@ def test_weights_are_chosen_on_the_other_half() -> None:
 
     20 runs of 50 pairs, alpha = 1e-9 two-sided: 0.1 to either side of 0.5.
     """
-    area = Count(0, 0)
+    area = weighed = Count(0, 0)
     for seed in range(20):
         noise = np.random.default_rng(seed).random((30, 200))
         scores_by_name = {f"noise {i}": row for i, row in enumerate(noise)}
         members, outsiders = np.split(np.arange(200), 2)
-        area += contest(scores_by_name, {}, members=members, outsiders=outsiders)["random"]["ensemble"].pairs
+        scored = Scores(scores_by_name, {}, {"weighed": noise.T})
+        outcomes = contest(scored, members=members, outsiders=outsiders)["random"]
+        area += outcomes["ensemble"].pairs
+        weighed += outcomes["weighed"].pairs
     assert abs(area.rate - 0.5) <= 0.1
+    assert abs(weighed.rate - 0.5) <= 0.1
 
 
 def crowd_and_loners(rows: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -217,8 +225,8 @@ def test_dcr_misses_what_domias_finds() -> None:
 
 def test_exposed_rows_are_chosen_by_value_not_by_side() -> None:
     exposure = np.array([3.0, 1, 2, 2, 0] * 100)
-    assert membership._cut(exposure) == membership._cut(exposure[::-1]) == 3.0
-    assert membership._cut(np.zeros(100)) == 0.0
+    assert _membership_game.exposure_cut(exposure) == _membership_game.exposure_cut(exposure[::-1]) == 3.0
+    assert _membership_game.exposure_cut(np.zeros(100)) == 0.0
 
 
 def test_copies_are_found_beyond_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +242,7 @@ def test_held_out_copies_are_left_out_and_counted() -> None:
     holdout = pd.concat([fresh, train.iloc[:100]])
     findings = found(train, train, holdout, WIDE)
     assert all(f.value == 1.0 for f in findings)
-    assert "100 of 300 held-out rows copy a training row" in findings[0].verdict
+    assert "100 of 300 held-out rows copy a training row" in findings[0].targets
 
 
 @pytest.mark.parametrize("rows", [1, 5, 39])
@@ -262,16 +270,30 @@ def test_a_table_of_repeats_has_nobody_to_attack() -> None:
     assert found(frame, frame, frame, schema) == ()
 
 
-def test_the_verdict_says_who_knows_what_and_wants_what() -> None:
+def test_a_finding_says_who_knows_what_and_wants_what() -> None:
     rng = np.random.default_rng(10)
     for finding in found(wide(100, rng), wide(100, rng), wide(100, rng), WIDE):
-        said = (
-            "no bound on epsilon",
-            "these attacks failed",
-            "50 reference rows",
-            "he wants to know",
-            "random state 0",
-        )
-        assert all(part in finding.verdict.replace("Random", "random") for part in said)
-        assert "cost: " in finding.verdict
+        said = ("no bound on epsilon", "50 reference rows", "of 50 other rows he knows", "he wants to know")
+        assert all(part in finding.threat_model for part in said)
+        assert finding.seed == 0
+        assert "pairs of rows" in finding.cost
+        assert "training and " in finding.targets
+        assert "these attacks failed" in finding.verdict
         assert "distance to the closest row alone got" in finding.verdict
+        assert "attacker" not in finding.verdict
+
+
+def test_areas_have_a_curve_of_the_rows_that_were_measured() -> None:
+    rng = np.random.default_rng(15)
+    train, holdout = wide(400, rng), wide(800, rng)
+    for finding in found(pd.concat([train.iloc[:200], wide(200, rng)]), train, holdout, WIDE):
+        assert bool(finding.false_alarms) == bool(finding.recognised) == ("area" in finding.name)
+        if finding.false_alarms:
+            alarms, recognised = np.array(finding.false_alarms), np.array(finding.recognised)
+            assert len(alarms) == len(recognised) <= 100
+            assert (np.diff(alarms) >= 0).all()
+            assert (np.diff(recognised) >= 0).all()
+            assert (alarms[-1], recognised[-1]) == (1, 1)
+            # half of the training rows are copied: the curve starts there. 200 coins at alpha = 1e-9: 0.22 off
+            if "random" in finding.name:
+                assert abs(recognised[0] - 0.5) <= 0.22

@@ -108,11 +108,11 @@ def test_wp29_copies_and_membership_count_against_only() -> None:
         found(20, 1000, baseline=0.02, auditor="membership"),
         found(500, 1000, baseline=0.5),
     ]
-    judged = judge(load("wp29"), findings=good)
+    judged = [j for j in judge(load("wp29"), findings=good) if j.auditor != "anonymeter"]
     assert [j.outcome for j in judged] == ["met", "not answered", "not answered", "met"]
     assert "never for it" in judged[1].sentence
     bad = [replace(f, value=0.99, interval=(0.98, 1.0)) for f in good]
-    assert {j.outcome for j in judge(load("wp29"), findings=bad)} == {"not met"}
+    assert {j.outcome for j in judge(load("wp29"), findings=bad) if j.auditor != "anonymeter"} == {"not met"}
 
 
 def test_the_strict_profile_counts_an_area_against_only() -> None:
@@ -140,10 +140,11 @@ def test_a_real_audit_meets_the_names_that_profiles_ask_for() -> None:
     measurements = measure(rows[0], train=rows[0], schema=schema)
     for name in ("ema-hc-0.09", "cms-11", "wp29", "strict-internal"):
         judged = judge(load(name), findings=findings, measurements=measurements)
-        asked = [r.kind != "open" for r in load(name).requirements]
+        asked = [r.kind != "open" and r.auditor != "anonymeter" for r in load(name).requirements]
         assert [j.value is not None for j in judged] == asked
         assert all(not PROMISES.search(texts(j)) for j in judged)
-    assert [j.outcome for j in judge(load("wp29"), findings=findings)][1:3] == ["not met", "not met"]
+    against = [j for j in judge(load("wp29"), findings=findings) if j.auditor in ("copies", "membership")]
+    assert [j.outcome for j in against] == ["not met", "not met"]
 
 
 # ------------------------------------------------------------------------------------------------------------- attacks

@@ -159,7 +159,7 @@ def test_attacks_are_drawn_and_told(report: Build) -> None:
     page = Report(report()).html()
     assert page.count('class="found"') == 2, "the legend and one attack"
     spots = _audit.curves(report()["findings"], report()["promise"])[0]["path"]
-    assert spots == "M0.0 200.0L66.7 86.7L133.3 34.9L200.0 0.0"
+    assert spots == "M66.7 200.0L66.7 86.7L133.3 34.9L200.0 0.0"
     for said in ("cms-11: 11", "4.0 %, k = 3", "Somebody has the table.", "200 random rows", "The three questions"):
         assert said in page
     told = (
