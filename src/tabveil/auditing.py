@@ -243,7 +243,7 @@ def _about(data: AuditInput) -> dict[str, Any]:
 def _digest(data: AuditInput) -> str:
     """SHA-256 of what an audit depends on."""
     total, refit = _of_tables(data), "" if data.refit is None else repr(data.refit)
-    about = [tabveil.__version__, data.schema.to_dict(), data.random_state, refit]
+    about = [tabveil.__version__, data.schema.to_dict(), data.random_state, refit, data.promise]
     total.update(json.dumps(about, sort_keys=True, default=str).encode())
     if data.population is not None:
         total.update(repr(data.population.columns.tolist()).encode())

@@ -55,6 +55,7 @@ def audit(
     auditors: Sequence[str] | None = None,
     random_state: int | None = 0,
     refit: Refit | None = None,
+    promise: tuple[float, float] | None = None,
     store: Path | None = None,
     tell: Tell | None = None,
 ) -> tuple[Finding, ...]:
@@ -63,11 +64,12 @@ def audit(
     Args:
       synthetic: the rows an attacker has, with the schema's learned columns.
       train: the rows the generator was fitted to: whom the attacks are about.
-      holdout: real rows of the same source that no fit has seen; without them there is no finding.
+      holdout: real rows of the same source that no fit has seen; only auditors that fit again do without.
       schema: what the columns are.
       auditors: names from `registry.names()`; by default all but those that need an environment that was not made.
       random_state: repeats every choice of rows.
       refit: fits the generator to other rows and samples, for auditors that play the privacy game.
+      promise: the epsilon and delta that each such fit promises for adding or removing one row.
       store: a folder for the results of single fits, so that a killed audit goes on where it stopped.
       tell: told of progress, as (what, share done).
 
@@ -86,6 +88,7 @@ def audit(
         schema=schema,
         random_state=random_state,
         refit=refit,
+        promise=promise,
         store=store,
         tell=tell or untold,
     )

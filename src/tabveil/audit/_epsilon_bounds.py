@@ -186,7 +186,13 @@ def inside_of(count: Count) -> Floats:
 
 # ------------------------------------------------------------------------------------------------------ scores
 def empirical_epsilon(
-    inside: Floats, outside: Floats, *, delta: float = 0.0, confidence: float = 0.95, tried: int = 1
+    inside: Floats,
+    outside: Floats,
+    *,
+    delta: float = 0.0,
+    confidence: float = 0.95,
+    tried: int = 1,
+    known: tuple[Floats, Floats] | None = None,
 ) -> EpsilonBound:
     """The epsilon that scores of independent runs show.
 
@@ -199,9 +205,11 @@ def empirical_epsilon(
       delta: from 0 to below 1.
       confidence: strictly between 0 and 1, at least 3/4, of all attacks and targets together.
       tried: how many attacks and targets there were, of which this may be the best (Bonferroni).
+      known: scores of other runs, with the target and without, that choose in place of every other run; then all runs
+        are counted.
 
     Returns:
-      A bound of 0 where a side has fewer than FEWEST runs.
+      A bound of 0 where a side has fewer than FEWEST runs, or none that chooses.
 
     Raises:
       UsageError: a number out of range, or a score that is not a number.
@@ -211,12 +219,14 @@ def empirical_epsilon(
     check_delta(delta)
     if alpha > MOST_ALPHA:
         raise UsageError("Accuracy needs a confidence of at least 3/4.")
-    if min(len(inside), len(outside)) < FEWEST:
+    learned = (inside[1::2], outside[1::2]) if known is None else (scores_of(known[0]), scores_of(known[1]))
+    if min(len(inside), len(outside)) < FEWEST or not min(map(len, learned)):
         return EpsilonBound(0.0, 0.0, 0.0, confidence, delta, "ratio")
-    cut, method = _rule(inside[1::2], outside[1::2], delta, alpha)
-    hits, alarms = _counted(inside[::2], outside[::2], cut, method)
+    counted = (inside[::2], outside[::2]) if known is None else (inside, outside)
+    cut, method = _rule(*learned, delta, alpha)
+    hits, alarms = _counted(*counted, cut, method)
     found = epsilon_of_counts(hits, alarms, delta=delta, confidence=1 - alpha, method=method)
-    sides = len(inside[::2]), len(outside[::2])
+    sides = len(counted[0]), len(counted[1])
     return replace(found, ceiling=_ceiling(*sides, delta, alpha), confidence=confidence)
 
 
@@ -229,8 +239,17 @@ def _rule(inside: Floats, outside: Floats, delta: float, alpha: float) -> tuple[
         if max(ratio.max(), accuracy.max()) > 0:
             break
     if ratio.max() > accuracy.max():
-        return float(cuts[ratio.argmax()]), "ratio"
-    return float(cuts[accuracy.argmax()]), "accuracy"
+        return _amid(float(cuts[ratio.argmax()]), inside, outside), "ratio"
+    return _amid(float(cuts[accuracy.argmax()]), inside, outside), "accuracy"
+
+
+def _amid(cut: float, inside: Floats, outside: Floats) -> float:
+    """Halfway from `cut` to the next score above it: where a gap parts the sides, other runs scatter about its ends."""
+    both = np.concatenate([inside, outside])
+    above = float(both[both > cut].min(initial=math.inf))
+    amid = cut / 2 + above / 2
+    # The same runs lie above either; an infinite end leaves no middle.
+    return amid if cut <= amid < above and math.isfinite(amid) else cut
 
 
 def _cuts(inside: Floats, outside: Floats) -> Floats:

@@ -142,7 +142,7 @@ def exposure(columns: tuple[Column, ...], *, asked: Table, reference: Table) -> 
 
 
 def _exposed(columns: tuple[Column, ...], asked: Table, reference: Table, near: Around) -> dict[str, Floats]:
-    rare = _rarity(columns, asked, reference)
+    rare = rarity(columns, asked, reference)
     return {"outliers": rare, "achilles": near.distance.mean(axis=1, dtype=np.float64)}
 
 
@@ -290,14 +290,20 @@ def _edits(material: Material, near: Around) -> Floats:
     return total
 
 
-def _rarity(columns: tuple[Column, ...], asked: Table, reference: Table) -> Floats:
-    """How rare a row's values are among reference rows: minus the sum of log-shares over columns."""
-    rarity = np.zeros(len(asked[0]))
-    for column, ours, known in zip(columns, asked, reference, strict=True):
-        cell, seen = (bins(column, codes) for codes in (ours, known))
+def rarity(columns: tuple[Column, ...], asked: Table, known: Table) -> Floats:
+    """How rare a row's values are among known rows: minus the sum of log-shares over columns, shape (n,).
+
+    Args:
+      columns: what the codes stand for.
+      asked: codes of each column, shape (n,).
+      known: likewise, shape (m,); m >= 1.
+    """
+    rare = np.zeros(len(asked[0]))
+    for column, ours, theirs in zip(columns, asked, known, strict=True):
+        cell, seen = (bins(column, codes) for codes in (ours, theirs))
         counts = np.bincount(seen, minlength=int(max(seen.max(), cell.max())) + 1) + 1
-        rarity -= np.log(counts[cell] / counts.sum())
-    return rarity
+        rare -= np.log(counts[cell] / counts.sum())
+    return rare
 
 
 def bins(column: Column, codes: Codes) -> Codes:

@@ -67,6 +67,8 @@ class AuditInput:
       store: a folder in which auditors that fit often keep what each fit gave, so that a killed audit goes on; what is
         there is of use to the same audit only, and INTERNAL.
       tell: told of the progress of long work.
+      promise: the epsilon and the delta that every fit of `refit` promises for adding or removing one row; None where
+        nothing is promised.
 
     Each other frame holds at least the schema's learned columns; all are in decoded typed form or raw text, and columns
     that nothing asks for are ignored.
@@ -85,6 +87,7 @@ class AuditInput:
     refit: Refit | None = None
     store: Path | None = None
     tell: Tell = untold
+    promise: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.holdout is not None and not len(self.holdout):
@@ -166,10 +169,12 @@ class Auditor(ABC):
     """Base of all auditors: one subclass per file, registered under the file's name.
 
     Attributes:
+      refits: whether it plays the privacy game, for which it needs `AuditInput.refit` and no holdout.
       needs_environment: the environment (`tabveil.environments`) that it works in, "" for none; where that was not
         made, it is none of the auditors that run by default.
     """
 
+    refits: ClassVar[bool] = False
     needs_environment: ClassVar[str] = ""
 
     @abstractmethod

@@ -23,7 +23,15 @@ OTHER = FRAME.assign(a=FRAME["a"] + 500)
 
 
 def test_auditors_are_registered_and_helpers_are_not() -> None:
-    assert registry.names() == ["anonymeter", "anonymity", "attribute", "copies", "membership", "mia_marginal"]
+    assert registry.names() == [
+        "anonymeter",
+        "anonymity",
+        "attribute",
+        "copies",
+        "membership",
+        "mia_marginal",
+        "shadow",
+    ]
     with pytest.raises(UsageError, match="choose one of anonymeter, anonymity, attribute, copies, membership, mia"):
         registry.get("rates")
 
@@ -58,6 +66,7 @@ def test_no_holdout_is_a_note(caplog: pytest.LogCaptureFixture) -> None:
             "How many rows are copies was not measured: there are no held-out rows.",
             "Membership was not measured: there are no held-out rows.",
             "Membership by marginals was not measured: there are no held-out rows.",
+            "The game with shadow fits was not played: it takes `refit`, which fits the generator anew.",
         )
     assert "no held-out rows" in caplog.text
 

@@ -243,6 +243,25 @@ def test_seldom_but_sure_signs_are_found() -> None:
     assert 1.5 < found.low < math.log(10)
 
 
+def test_runs_known_beforehand_choose_and_all_others_count() -> None:
+    ones, zeros = np.ones(20), np.zeros(20)
+    every = empirical_epsilon(ones, zeros, known=(ones[:4], zeros[:4]))
+    assert every.low == every.ceiling == empirical_epsilon(np.ones(40), np.zeros(40)).low
+    # A threshold that says nothing of the runs that count: these do not move it.
+    assert empirical_epsilon(ones, zeros, known=(ones + 4, zeros + 4)).low == 0
+    assert empirical_epsilon(ones, zeros, known=(ones[:0], zeros)).ceiling == 0
+
+
+def test_a_threshold_stands_amid_a_gap() -> None:
+    """At its lower end, most of the other runs without the target would lie above it."""
+    rng = np.random.default_rng(0)
+    outside = np.concatenate([np.zeros(20), rng.normal(0.01, 0.001, 20)])
+    bound = empirical_epsilon(np.ones(20), outside[20:], known=(np.ones(20), outside[:20]))
+    assert bound.low == bound.ceiling > 2
+    for far in (np.inf, 1e308):
+        assert empirical_epsilon(np.full(20, far), np.full(20, -far)).low > 1
+
+
 def test_scores_that_leave_nothing_to_count_show_nothing() -> None:
     for sides in (([], []), ([1.0] * 3, [0.0] * 300), ([1.0] * 50, [1.0] * 50)):
         inside, outside = (np.asarray(s, dtype=float) for s in sides)
