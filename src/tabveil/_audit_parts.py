@@ -173,20 +173,23 @@ def _record(kind: type[Kind], data: Any) -> Kind:
 
 def mapping(value: Any) -> Mapping[str, Any]:
     """`value`, which must be a mapping."""
-    require(isinstance(value, Mapping))
-    return value  # type: ignore[no-any-return]
+    if not isinstance(value, Mapping):
+        raise ValueError("no mapping")
+    return value
 
 
 def listed(value: Any) -> Sequence[Any]:
     """`value`, which must be a list or a tuple."""
-    require(isinstance(value, list | tuple))
-    return value  # type: ignore[no-any-return]
+    if not isinstance(value, list | tuple):
+        raise ValueError("no list")
+    return value
 
 
 def word(value: Any) -> str:
     """`value`, which must be a text."""
-    require(isinstance(value, str))
-    return value  # type: ignore[no-any-return]
+    if not isinstance(value, str):
+        raise ValueError("no text")
+    return value
 
 
 def figure(value: Any) -> float:

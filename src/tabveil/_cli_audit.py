@@ -43,6 +43,9 @@ def audit(
         list[str] | None,
         typer.Option(help="A profile, or a .yaml file of your own; wp29 by default. May be repeated."),
     ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Also fit a release's generator again, hundreds of times: the privacy game.")
+    ] = False,
     random_state: Annotated[int, typer.Option("--random-state", help="Repeats every choice of rows.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -63,6 +66,7 @@ def audit(
                 profiles=profile or [auditing.THREE_QUESTIONS],
                 store=parts,
                 saved=lambda found: _write(found, out),
+                refit=refit,
                 random_state=random_state,
                 progress=show,
             )

@@ -17,11 +17,13 @@ import pandas as pd
 from tabveil import auditing, measuring
 from tabveil.audit.base import AuditInput, untold
 from tabveil.errors import UsageError
-from tabveil.generators.base import Progress, whole
+from tabveil.generators import generators
+from tabveil.generators.base import Generator, Progress, whole
 from tabveil.measuring import Facts
 from tabveil.metrics.base import MetricInput
 from tabveil.records import Provenance, Score
-from tabveil.release import Release
+from tabveil.refitting import Refitting
+from tabveil.release import DECLARED_FILE, Release
 from tabveil.report.document import Report
 from tabveil.schema import Schema
 from tabveil.tables import open_table
@@ -117,6 +119,7 @@ def audit(
     profiles: Sequence[str | Path] = (auditing.THREE_QUESTIONS,),
     store: str | os.PathLike[str] | None = None,
     saved: Callable[[auditing.Audited], None] | None = None,
+    refit: bool = False,
     random_state: int | None = 0,
     progress: Progress | None = None,
 ) -> auditing.Audited:
@@ -132,6 +135,8 @@ def audit(
       profiles: names or files of profiles.
       store: a folder for parts: the same audit goes on from there. They stay until `saved` is called.
       saved: called with the result once all is done; the parts in `store` are removed when it has come back.
+      refit: fit the release's generator again, hundreds of times, for auditors that play the privacy game; each such
+        fit has an account of its own (`refitting`), the dataset's is left alone.
       random_state: repeats every choice of rows.
       progress: called with (what, share done).
 
@@ -144,8 +149,12 @@ def audit(
     check_seed(random_state)
     place = _folder_of(synthetic)
     about: dict[str, Any] = {}
+    again = None
+    if place is None and refit:
+        raise UsageError("Only a release says which generator is to be fitted again: audit its folder.")
     if place is not None:
         verify(place)
+        again = _again(place) if refit else None
         about = {"manifest_sha256": read_manifest(place).sha256}
         synthetic, schema = place / "synthetic.parquet", schema or place / "schema.yaml"
     if schema is None:
@@ -161,6 +170,8 @@ def audit(
         schema=as_schema(schema),
         random_state=random_state,
         population=everybody,
+        refit=again,
+        promise=None if again is None else again.promise,
         tell=progress or untold,
     )
     parts = None if store is None else Path(store)
@@ -170,6 +181,28 @@ def audit(
         if parts is not None:
             auditing.forget(data, parts, found.about["auditors"])
     return found
+
+
+SHADOW_ROWS = 1_000
+"""Synthetic rows of a fit for the privacy game."""
+
+
+def _again(place: Path) -> Refitting:
+    """The generator of a release, under the schema that was declared, to be fitted to other rows."""
+    manifest = read_manifest(place)
+    made = Provenance.from_dict(manifest.provenance)
+    declared = place / DECLARED_FILE
+    schema = Schema.from_yaml(declared if declared.is_file() else place / "schema.yaml")
+    kind: type[Generator] = generators.get(made.generator)
+    named = set(kind.option_names()) - {"epsilon", "delta", "random_state", "progress"}
+    return Refitting(
+        generator=made.generator,
+        schema=schema,
+        rows=min(made.rows, SHADOW_ROWS),
+        epsilon=float(manifest.epsilon),
+        delta=manifest.delta,
+        options={key: value for key, value in made.options.items() if key in named},
+    )
 
 
 def _folder_of(synthetic: Any) -> Path | None:

@@ -133,7 +133,8 @@ def conduct(
 
     Args:
       data: the tables; its `tell` hears each auditor's name and the share of auditors that are done.
-      auditors: names from `registry.names()`; by default all but those that need an environment that was not made.
+      auditors: names from `registry.names()`; by default all but those that need an environment, or a `refit`, that
+        is not there.
       profiles: names or files, as `audit.profiles.load` takes them.
       store: a folder for parts, made where there is none; they stay until `forget` removes them.
       about: further facts for the record, such as a release's manifest.
@@ -142,7 +143,8 @@ def conduct(
       UsageError: no such auditor or profile.
       DataError: the schema allows no cell of some column of the synthetic table.
     """
-    names = list(dict.fromkeys(registry.runnable() if auditors is None else auditors))
+    able = registry.runnable(refit=data.refit is not None)
+    names = list(dict.fromkeys(able if auditors is None else auditors))
     chosen = {name: registry.get(name)() for name in names}
     asked = list({p.name: p for p in map(load, profiles)}.values())
     doubts = _doubts(data)
@@ -171,6 +173,8 @@ def _done(data: AuditInput, chosen: Mapping[str, Auditor], kept: parts.Parts) ->
         data.tell(f"audit: {name}", at / len(chosen))
         part = kept.read(name)
         if part is None:
+            if plan := auditor.plan(data):
+                _log.info("%s: %s", name, plan)
             part = _audited(auditor, _with_store(data, kept.of(name)))
             if not kept.keep(name, part):
                 _log.warning("What %s found could not be kept: a killed audit would run it again.", name)

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tabveil import metrics
+from tabveil.audit import registry
 from tabveil.audit.base import AuditInput
 from tabveil.auditing import Audited, conduct
 from tabveil.metrics.base import MetricInput
@@ -89,9 +90,9 @@ def scores(data: MetricInput, names: Sequence[str] | None = None) -> tuple[Score
 
 
 def audited(data: MetricInput) -> Audited:
-    """What every auditor finds and counts, and what it comes to by the three questions; INTERNAL."""
+    """What every quick auditor finds and counts, and what it comes to by the three questions; INTERNAL."""
     tables = {"train": data.train, "holdout": data.holdout, "schema": data.schema}
-    return conduct(AuditInput(data.synthetic, **tables, random_state=data.random_state))
+    return conduct(AuditInput(data.synthetic, **tables, random_state=data.random_state), auditors=registry.quick())
 
 
 def frame_of(table: Any, rng: np.random.Generator) -> pd.DataFrame:

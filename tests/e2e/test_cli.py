@@ -19,8 +19,10 @@ import tabveil
 from e2e.conftest import ROWS, SCHEMA, Desk, Outcome, people
 from tabveil import _demo, auditing, errors, pipeline
 from tabveil._cli_output import EXIT_CODES
+from tabveil.audit.shadow import Shadow
 from tabveil.cli import app
 from tabveil.generators import generators
+from tabveil.refitting import Refitting
 from tabveil.schema import Schema
 
 COMMANDS = [
@@ -506,6 +508,31 @@ def test_an_audit_of_a_release_or_a_table_and_its_report(desk: Desk) -> None:
     for out in ("folder.json", "nowhere/a.json"):
         outcome = desk.run("audit", "release", *given, "-o", out)
         assert (outcome.code, outcome.err.count("\n"), outcome.left) == (9, 1, frozenset())
+
+
+def test_the_privacy_game_fits_a_release_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the generator, the options and the epsilon of the release; the account that paid for it is left alone."""
+    monkeypatch.setitem(Shadow.__init__.__kwdefaults__, "fits", 16)
+    desk.synthesize(generator="mst", option="extra_pairs=1")
+    before, made = desk.entries(), []
+    real = Refitting.__call__
+
+    def fitted(again: Refitting, frame: pd.DataFrame, seed: int) -> pd.DataFrame:
+        made.append((again.generator, again.epsilon, dict(again.options), len(frame)))
+        return real(again, frame, seed)
+
+    monkeypatch.setattr(Refitting, "__call__", fitted)
+    command = ("audit", "release", "--train", "table.csv", "-o", "audit.json", "--auditor", "shadow", "--json")
+    outcome = desk.run(*command, "--refit")
+    assert outcome.code == 0, outcome.err
+    assert "64 fits of the generator" in outcome.err
+    assert {m[:2] for m in made} == {("mst", 1.0)}
+    assert all(m[2]["extra_pairs"] == 1 for m in made)
+    assert len(outcome.json["findings"]) == 6
+    assert desk.entries() == before
+    assert not any(p.startswith("audit.json.parts") for p in desk.names())
+    assert not desk.run(*command).json["findings"], "nobody asked for more fits"
+    assert desk.run("audit", "release/synthetic.csv", *command[2:], "-s", "schema.yaml", "--refit").code == 2
 
 
 def test_the_auditors_are_listed(desk: Desk) -> None:

@@ -31,13 +31,20 @@ class _Auditors(Registry):
         """Names of all auditors in alphabetical order; imports none of them."""
         return [name for name in super().names() if name not in ("rates", "profiles", "training", "likelihood")]
 
-    def runnable(self) -> list[str]:
-        """Names of those that run by default: all but those whose environment was not made."""
+    def runnable(self, *, refit: bool) -> list[str]:
+        """Names of those that run by default: all but those whose environment was not made and, unless `refit`, those
+        that fit again.
+        """
         from tabveil import environments
 
         auditors: dict[str, type[Auditor]] = {name: self.get(name) for name in self.names()}
-        needed = {name: auditor.needs_environment for name, auditor in auditors.items()}
-        return [name for name, environment in needed.items() if not environment or environments.is_there(environment)]
+        there = {n: not a.needs_environment or environments.is_there(a.needs_environment) for n, a in auditors.items()}
+        return [name for name, auditor in auditors.items() if there[name] and (refit or not auditor.refits)]
+
+    def quick(self) -> list[str]:
+        """Names of those that neither fit again nor need an environment: what every report shows."""
+        auditors: dict[str, type[Auditor]] = {name: self.get(name) for name in self.names()}
+        return [name for name, auditor in auditors.items() if not (auditor.needs_environment or auditor.refits)]
 
 
 registry = _Auditors("tabveil.audit", base="Auditor")
@@ -93,7 +100,7 @@ def audit(
         tell=tell or untold,
     )
     findings: list[Finding] = []
-    for auditor in _chosen(auditors):
+    for auditor in _chosen(auditors, data):
         reason = auditor.why_not(data)
         if reason:
             _log.info("%s: %s", auditor.plugin_name(), reason)
@@ -130,14 +137,15 @@ def measure(
     from tabveil.audit.base import AuditInput
 
     data = AuditInput(synthetic=synthetic, train=train, holdout=None, schema=schema, population=population)
-    return tuple(m for auditor in _chosen(auditors) for m in auditor.measure(data))
+    return tuple(m for auditor in _chosen(auditors, data) for m in auditor.measure(data))
 
 
 def notes(data: AuditInput, *, auditors: Sequence[str] | None = None) -> tuple[str, ...]:
     """One sentence for each auditor that has no finding for `data`, ready for a report."""
-    return tuple(reason for auditor in _chosen(auditors) if (reason := auditor.why_not(data)))
+    return tuple(reason for auditor in _chosen(auditors, data) if (reason := auditor.why_not(data)))
 
 
-def _chosen(names: Sequence[str] | None) -> list[Auditor]:
-    """The auditors called `names`; by default all that can run here."""
-    return [registry.get(name)() for name in (registry.runnable() if names is None else names)]
+def _chosen(names: Sequence[str] | None, data: AuditInput) -> list[Auditor]:
+    """The auditors called `names`; by default all that can run here on `data`."""
+    able = registry.runnable(refit=data.refit is not None) if names is None else names
+    return [registry.get(name)() for name in able]
