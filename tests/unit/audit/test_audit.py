@@ -66,7 +66,6 @@ def test_no_holdout_is_a_note(caplog: pytest.LogCaptureFixture) -> None:
             "How many rows are copies was not measured: there are no held-out rows.",
             "Membership was not measured: there are no held-out rows.",
             "Membership by marginals was not measured: there are no held-out rows.",
-            "The game with shadow fits was not played: it takes `refit`, which fits the generator anew.",
         )
     assert "no held-out rows" in caplog.text
 
