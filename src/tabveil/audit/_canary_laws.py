@@ -47,12 +47,11 @@ def deviates(noise: Noise, values: Floats, coins: Floats) -> Floats:
 
 
 def collision(noise: Noise) -> float:
-    """The chance that two independent draws are equal, rounded up."""
+    """The chance that two independent draws are equal."""
     if isinstance(noise, DiscreteGaussianDpEvent):
-        sigma = float(noise.sigma)
-        return 1 / (2 * math.sqrt(math.pi) * sigma) + 1e-3 if sigma > 1 else 1.0
+        return float((np.diff(_gaussian_table(float(noise.sigma))) ** 2).sum())
     q = math.exp(-1 / float(noise.scale))
-    return (1 - q) / (1 + q) * (1 + q**2) / (1 + q) / (1 + q) * 1.001
+    return (1 - q) * (1 + q**2) / (1 + q) ** 3
 
 
 def _below(noise: Noise, whole: NDArray[np.int64]) -> Floats:

@@ -67,7 +67,7 @@ def one_run(generator: Fits, *, canaries: int, coins: np.random.Generator) -> On
 
 
 def _said(transcript: Transcript, canaries: int) -> Floats:
-    """Noisy counts of each canary's cell, weighed by how little noise they carry; cells that were joined say nothing."""
+    """Noisy counts of each canary's cell, weighed by how little noise they carry; joined cells say nothing."""
     said = np.zeros(canaries)
     for _, answer in transcript.answers:
         if isinstance(answer, Counted) and answer.noise is not None and CELL in answer.columns:

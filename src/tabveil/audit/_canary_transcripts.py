@@ -11,20 +11,19 @@ Privacy: holds answers about made-up rows only.
 from __future__ import annotations
 
 import contextlib
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from dp_accounting import ComposedDpEvent, DpEvent
+from dp_accounting import DpEvent
 from numpy.typing import NDArray
 
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent
 from tabveil.audit._canary_laws import Floats, Noise, log_mass
 from tabveil.audit._canary_worlds import World
 from tabveil.columns import Categorical
-from tabveil.encoding import Axis
+from tabveil.encoding import Axis, size
 from tabveil.mechanisms import Contest, PrivateRows, Question
 
 CERTAIN = 1e6
@@ -117,22 +116,21 @@ class Transcript:
 
     Attributes:
       answers: with their labels, in the order they were given.
-      first: a number that stands for the first question, which nothing but public knowledge may shape.
+      asked: numbers that describe each question, by label: public knowledge and earlier answers alone may shape it.
     """
 
     answers: list[tuple[str, Answer]] = field(default_factory=list)
-    first: int | None = None
+    asked: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def evidence(self) -> float:
         """The log likelihood ratio of the whole fit."""
         return sum(a.evidence for _, a in self.answers)
 
-    def note(self, label: str, answer: Answer, asked: Sequence[bytes]) -> None:
+    def note(self, label: str, answer: Answer, asked: tuple[float, ...]) -> None:
         """Write an answer down."""
-        if self.first is None:
-            self.first = zlib.crc32(b"".join([label.encode(), *asked]))
         self.answers.append((label, answer))
+        self.asked[label] = asked
 
 
 @contextlib.contextmanager
@@ -170,19 +168,23 @@ class _Ear:
     charged: Mapping[str, DpEvent]
     transcripts: list[Transcript]
 
-    def _note(self, label: str, answer: Answer, asked: Sequence[bytes]) -> None:
+    def _note(self, label: str, answer: Answer, asked: tuple[float, ...]) -> None:
         self.transcripts[-1].note(label, answer, asked)
 
     def counts(self, answer: NDArray[Any], axes: Sequence[Axis], *, label: str) -> None:
         names = tuple(a.column.name for a in axes)
         counted = _counted(self.charged.get(label), answer, self.world.exact(axes), names)
-        self._note(label, counted, [part for a in axes for part in _shape(a)])
+        self._note(label, counted, tuple(number for a in axes for number in _shape(a)))
 
     def choose(self, answer: int, contest: Contest, allowed: Sequence[int], *, label: str) -> None:
         event, k = self.charged.get(label), self.world.schema.contributions
         price = float(event.epsilon) if isinstance(event, ExponentialMechanismDpEvent) else 0.0
         without, with_it = (_scores(contest, allowed, t) * price / (2 * k) for t in self._tables(contest, allowed))
-        self._note(label, Chosen(event, list(allowed).index(answer), (without, with_it)), [bytes(len(allowed))])
+        self._note(
+            label,
+            Chosen(event, list(allowed).index(answer), (without, with_it)),
+            (float(len(allowed)), float(np.mean(allowed))),
+        )
 
     def _tables(self, contest: Contest, allowed: Sequence[int]) -> Iterator[Sequence[NDArray[Any]]]:
         """Exact counts of the allowed candidates, for one table after the other."""
@@ -191,7 +193,7 @@ class _Ear:
     def survey(self, answer: Sequence[NDArray[Any]], questions: Sequence[Question]) -> None:
         for noisy, question in zip(answer, questions, strict=True):
             event, exact = self.charged.get(question.label), self.world.surveyed(question)
-            self._note(question.label, _counted(event, noisy, exact, (question.column,)), [bytes(question.bins)])
+            self._note(question.label, _counted(event, noisy, exact, (question.column,)), (float(question.bins),))
 
     def categories(
         self, answer: Sequence[Sequence[str]], columns: Sequence[Categorical], *, labels: Sequence[str]
@@ -199,7 +201,9 @@ class _Ear:
         for texts, column, label in zip(answer, columns, labels, strict=True):
             told = str(self.world.odd[column.name]) in texts
             event = self.charged.get(label)
-            self._note(label, Selected(event if isinstance(event, ComposedDpEvent) else None, told), [])
+            self._note(
+                label, Selected(event if isinstance(event, ComposedDpEvent) else None, told), (float(len(texts)),)
+            )
 
 
 def _counted(event: DpEvent | None, noisy: Any, exact: tuple[Any, Any], columns: tuple[str, ...]) -> Counted:
@@ -207,8 +211,10 @@ def _counted(event: DpEvent | None, noisy: Any, exact: tuple[Any, Any], columns:
     return Counted(event, flat[0], (flat[1], flat[2]), columns)
 
 
-def _shape(axis: Axis) -> tuple[bytes, bytes]:
-    return np.asarray(axis.edges).tobytes(), np.asarray(axis.cell).tobytes()
+def _shape(axis: Axis) -> tuple[float, ...]:
+    """Numbers that move with an axis: cells, where it begins, ends and has its middle, and the column's own size."""
+    edges = np.asarray(axis.edges, dtype=np.float64)
+    return float(axis.size), float(edges[0]), float(edges[-1]), float(edges.mean()), float(size(axis.column))
 
 
 def _scores(contest: Contest, allowed: Sequence[int], counts: Sequence[NDArray[Any]]) -> Floats:

@@ -1,7 +1,7 @@
 """Two neighbouring tables as far apart as one unit can put them, of made-up rows.
 
-The smaller table holds rows that are all alike; the other one holds a unit more whose rows differ from them in every
-column: nothing in the table hides it, and every histogram moves by all that one unit may move it ("worst-case
+The smaller table holds rows of two kinds; the other one holds a unit more whose rows lie beyond them in every column:
+nothing in the table hides it, and every histogram moves by all that one unit may move it ("worst-case
 neighbours": Jagielski, Ullman, Oprea 2020, "Auditing differentially private machine learning"; Annamalai, Ganev, De
 Cristofaro 2024, "What do you want from theory alone?"). A person brings more rows than the schema allows one, so that
 a generator which fails to bound them is told from one which does.
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tabveil.columns import Column, Date, Identifier
+from tabveil.columns import Column, Date, Decimal, Identifier
 from tabveil.encoding import Axis, decode, encode, size
 from tabveil.errors import UsageError
 from tabveil.mechanisms import Question
@@ -103,10 +103,14 @@ def _rows(schema: Schema, rows: int, which: int) -> pd.DataFrame:
 
 
 def _cells(column: Column, rows: int, which: int) -> pd.Series:
-    """`rows` equal cells: a column's first value, or its last."""
+    """A column of the smaller table's rows (0), in the lower half of its values, or of the further unit's (1), its last
+    one. The smaller table has two values, so that scaling to what is there would move its rows once the unit is in.
+    """
     if isinstance(column, Identifier):
         return pd.Series([f"row {which}.{i}" for i in range(rows)], dtype=object)
     if column.unknown:
-        text = ("2001-02-03", "2019-08-07") if isinstance(column, Date) else ("1", "2")
-        return pd.Series([text[which]] * rows, dtype=object)
-    return decode(column, np.full(rows, which * (size(column) - 1)))
+        numbers = ("1", "2", "9.25" if isinstance(column, Decimal) else "9")
+        texts = ("2001-02-03", "2002-03-04", "2019-08-07") if isinstance(column, Date) else numbers
+        return pd.Series([texts[2 if which else i % 2] for i in range(rows)], dtype=object)
+    last = size(column) - 1
+    return decode(column, np.full(rows, last) if which else np.where(np.arange(rows) % 2, last // 2, last // 4))

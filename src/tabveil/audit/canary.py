@@ -10,8 +10,8 @@ times, and asks of every fit which table it was given. Two threat models:
 
 A bound on epsilon needs many fits to see a small error. What it takes for granted is tested too, and shows an error of
 a tenth within a few hundred fits: that noise has the charged law, is fresh and independent; that one unit moves answers
-by what was charged; that all that came out, priced again, is within the claim; that nothing was asked in the light of
-rows before the first answer.
+by what was charged; that all that came out, priced again, is within the claim; that questions tell no more
+than answers may.
 
 `Canary` is the auditor of a release: black box only, it fits the release's generator to worst-case neighbours.
 `audit_canaries` puts many canaries into a single fit (Steinke, Nasr, Jagielski 2023).
@@ -149,6 +149,11 @@ class _About:
             _against(found.low, self.epsilon, f"{len(into):,} fits with the further unit, {len(out):,} without"),
         )
 
+    def taught(self, name: str, out: Floats, into: Floats) -> Finding:
+        """The same of a linear score of features, shape (fits, features), learned from the fits that are not counted."""
+        weights = direction(into[1::2], out[1::2])
+        return self.bounded(name, out @ weights, into @ weights)
+
 
 def _against(low: float, claimed: float, seen: str) -> str:
     bound = f"A fit costs an epsilon of at least {low:.4g} ({seen}); {claimed:.4g} is claimed"
@@ -158,9 +163,7 @@ def _against(low: float, claimed: float, seen: str) -> str:
 # --------------------------------------------------------------------------------------------------------- epsilon
 def _black(about: _About) -> Finding:
     """By samples alone: every other fit teaches a linear score, the rest is counted."""
-    out, into = about.runs.features
-    weights = direction(into[1::2], out[1::2])
-    return about.bounded("black box: samples", out[::2] @ weights, into[::2] @ weights)
+    return about.taught("black box: samples", *about.runs.features)
 
 
 def direction(into: Floats, out: Floats) -> Floats:
@@ -229,11 +232,26 @@ def _cost(transcript: Transcript, about: _About) -> float:
 
 
 def _asked(about: _About) -> Finding:
-    """The first question: nothing but public knowledge may shape it."""
-    out, into = ([float(t.first or 0) for t in side] for side in about.runs.transcripts)
-    known = {q: into[1::2].count(q) - out[1::2].count(q) for q in {*out[1::2], *into[1::2]}}
-    scores = (np.array([float(known.get(q, 0)) for q in side[::2]]) for side in (out, into))
-    return about.bounded("white box: the first question", *scores)
+    """By what was asked: questions are shaped by public knowledge and earlier answers, so they may tell no more than
+    these do; learned as samples are.
+    """
+    out, into = described(about.runs.transcripts)
+    return about.taught("white box: questions", out, into)
+
+
+def described(sides: tuple[Sequence[Transcript], Sequence[Transcript]]) -> tuple[Floats, Floats]:
+    """Numbers that describe all questions of each fit, shape (fits, numbers), 0 where one was not asked."""
+    longest: dict[str, int] = {}
+    for transcript in (t for side in sides for t in side):
+        for label, numbers in transcript.asked.items():
+            longest[label] = max(longest.get(label, 0), len(numbers))
+
+    def row(transcript: Transcript) -> list[float]:
+        told = ((transcript.asked.get(label, ()), n) for label, n in longest.items())
+        return [x for numbers, n in told for x in (*numbers, *(0.0,) * (n - len(numbers)))]
+
+    out, into = (np.array([row(t) for t in side], dtype=np.float64).reshape(len(side), -1) for side in sides)
+    return out, into
 
 
 # ------------------------------------------------------------------------------------------------------------- law
