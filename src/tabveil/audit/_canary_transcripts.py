@@ -201,9 +201,7 @@ class _Ear:
         for texts, column, label in zip(answer, columns, labels, strict=True):
             told = str(self.world.odd[column.name]) in texts
             event = self.charged.get(label)
-            self._note(
-                label, Selected(event if isinstance(event, ComposedDpEvent) else None, told), (float(len(texts)),)
-            )
+            self._note(label, Selected(event, told), (float(len(texts)),))
 
 
 def _counted(event: DpEvent | None, noisy: Any, exact: tuple[Any, Any], columns: tuple[str, ...]) -> Counted:

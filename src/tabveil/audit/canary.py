@@ -150,7 +150,7 @@ class _About:
         )
 
     def taught(self, name: str, out: Floats, into: Floats) -> Finding:
-        """The same of a linear score of features, shape (fits, features), learned from the fits that are not counted."""
+        """The same of a linear score of features, shape (fits, features), learned from fits that are not counted."""
         weights = direction(into[1::2], out[1::2])
         return self.bounded(name, out @ weights, into @ weights)
 
