@@ -139,7 +139,7 @@ def concerned(mutant: Mutant) -> bool:
     targets = [e.target for e in mutant.edits]
     modules = {t.partition(":")[0] for t in targets}
     trained = any(part in target for target in targets for part in TRAINING)
-    return mutant.trap != "C4" and "canaries" not in mutant.id and modules <= {*TOUCHED} and not trained
+    return mutant.trap != "C4" and "canaries" not in mutant.id and "neighbours" not in mutant.id and modules <= {*TOUCHED} and not trained
 
 
 def row(given: tuple[str, str]) -> tuple[bool, str]:

@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tabveil.columns import Column, Date, Decimal, Identifier
-from tabveil.encoding import Axis, decode, encode, size
+from tabveil.encoding import Axis, Codes, decode, encode, size
 from tabveil.errors import UsageError
 from tabveil.mechanisms import Question
 from tabveil.schema import Schema
@@ -52,12 +52,23 @@ class World:
         """Exact counts of both tables over the cells of `axes`, one array axis each."""
         shape = [a.size for a in axes]
 
-        def count(table: pd.DataFrame) -> Ints:
-            cells = np.stack([a.cells(encode(a.column, table[a.column.name])) for a in axes])
+        def count(which: int) -> Ints:
+            cells = np.stack([a.cells(self._codes(a.column)[which]) for a in axes])
             inside = cells[:, (cells >= 0).all(axis=0)]
             return np.bincount(np.ravel_multi_index(tuple(inside), shape), minlength=int(np.prod(shape))).reshape(shape)
 
-        return count(self.counted[0]), count(self.counted[1])
+        return count(0), count(1)
+
+    def _codes(self, column: Column) -> tuple[Codes, Codes]:
+        """Codes of a column of both tables, made once for each form in which it was learned."""
+        if column not in self._known:
+            without, with_it = (encode(column, table[column.name]) for table in self.counted)
+            self._known[column] = without, with_it
+        return self._known[column]
+
+    @cached_property
+    def _known(self) -> dict[Column, tuple[Codes, Codes]]:
+        return {}
 
     def surveyed(self, question: Question) -> tuple[Ints, Ints]:
         """Exact answers of both tables to a question about raw values."""
