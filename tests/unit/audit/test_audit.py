@@ -23,8 +23,8 @@ OTHER = FRAME.assign(a=FRAME["a"] + 500)
 
 
 def test_auditors_are_registered_and_helpers_are_not() -> None:
-    assert registry.names() == ["anonymity", "attribute", "copies", "membership"]
-    with pytest.raises(UsageError, match="choose one of anonymity, attribute, copies, membership"):
+    assert registry.names() == ["anonymity", "attribute", "canary", "copies", "membership"]
+    with pytest.raises(UsageError, match="choose one of anonymity, attribute, canary, copies, membership"):
         registry.get("rates")
 
 
@@ -55,6 +55,7 @@ def test_no_holdout_is_a_note(caplog: pytest.LogCaptureFixture) -> None:
         assert notes(data) == (
             "Anonymity was not measured: the schema declares no quasi-identifiers.",
             "What can be guessed of people was not measured: the schema names neither sensitive columns nor a target.",
+            "Worst-case neighbours were not fitted: nothing to fit again was given.",
             "How many rows are copies was not measured: there are no held-out rows.",
             "Membership was not measured: there are no held-out rows.",
         )
