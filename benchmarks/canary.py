@@ -54,7 +54,7 @@ class Scene:
     most: int = 0
     nameless: bool = False
     memory: int | None = None
-    fits: int = 60
+    fits: int = 90
 
     @property
     def schema(self) -> Schema:
@@ -67,14 +67,14 @@ class Scene:
 EPSILON = 1.0
 
 SCENES = {
-    "rows": Scene((WORDS, LETTERS), fits=100),
-    "pure": Scene((WORDS, LETTERS), delta=0.0, fits=100),
+    "rows": Scene((WORDS, LETTERS), fits=150),
+    "pure": Scene((WORDS, LETTERS), delta=0.0, fits=150),
     "wide": Scene((MANY, Boolean(name="mark"))),
     "numbers": Scene((NUMBER, WORDS)),
     "learned": Scene((Decimal(name="number", learn=True), Categorical(name="word", learn=True))),
     "pairs": Scene((WORDS, LETTERS, Boolean(name="mark")), generator="mst"),
     "rounds": Scene((WORDS, LETTERS, Boolean(name="mark")), generator="aim"),
-    "persons": Scene((WORDS, LETTERS), most=2),
+    "persons": Scene((WORDS, LETTERS), most=2, fits=250),
     "persons, pure": Scene((WORDS, LETTERS), delta=0.0, most=2),
     "persons, choices": Scene((WORDS, LETTERS, Boolean(name="mark")), generator="mst", most=2),
     "persons, learned": Scene((Integer(name="number", learn=True), WORDS), most=2),
@@ -93,7 +93,7 @@ TRAINING = ("drawn", "noisy_sum", "_noise_of", "_RoundedNoise", "_in_units", "de
 """Parts of `mechanisms` that only trainings run: `benchmarks/audit_training.py` has those."""
 
 BY_ID = {
-    "laplace": "pure", "third-of-the-noise": "pure", "vectorised": "wide", "a13-": "wide",
+    "laplace": "pure", "third-of-the-noise": "pure", "vectorised": "wide", "as-variance": "wide", "a13-": "wide",
     "a12-fixed-seed-in-v": "wide", "a13-float-noise": "rows",
     "a1-": "numbers", "a1-learned": "learned", "a2-learned": "learned", "a2-threshold": "learned",
     "a10-learning": "learned", "a10-deltas": "learned", "choice": "pairs", "gumbel": "pairs", "permute": "pairs",
@@ -101,7 +101,7 @@ BY_ID = {
     "a10-candidates": "rounds", "a16-expected": "rounds", "a17-": "persons", "a17-laplace": "persons, pure",
     "a17-choice": "persons, choices", "a17-nameless": "nameless", "beyond-memory": "persons, read anew",
     "every-pass": "persons, read anew", "unit-names": "persons, read anew", "learned-from": "persons, learned",
-    "a17-learning": "persons, learned", "a17-learned": "persons, learned", "mst": "pairs",
+    "a17-learning": "persons, learned", "a17-learned": "persons, learned", "mst": "pairs", "a12-global": "wide",
 }  # fmt: skip
 """Which scene a mutant needs, by a part of its id: the last match."""
 
@@ -119,7 +119,9 @@ UNSEEN = {
     "words: an error, a statement": (
         "a2-value-in", "a10-learning-called", "a12-seeded-run-looks", "a16-another-relation",
     ),
-    "a training, or a process that goes on with a charge": ("a9-", "a10-a-resumed", "a10-steps-by", "a12-training"),
+    "a training, or a process that goes on with a charge": (
+        "a9-", "a10-learning-unplanned", "a10-a-resumed", "a10-steps-by", "a12-training",
+    ),
 }  # fmt: skip
 """Mutants, by parts of their ids, that no box sees, and why: they are not planted here."""
 
@@ -139,7 +141,8 @@ def concerned(mutant: Mutant) -> bool:
     targets = [e.target for e in mutant.edits]
     modules = {t.partition(":")[0] for t in targets}
     trained = any(part in target for target in targets for part in TRAINING)
-    return mutant.trap != "C4" and "canaries" not in mutant.id and "neighbours" not in mutant.id and modules <= {*TOUCHED} and not trained
+    views = any(view in mutant.id for view in ("canaries", "neighbours"))
+    return mutant.trap != "C4" and not views and modules <= {*TOUCHED} and not trained
 
 
 def row(given: tuple[str, str]) -> tuple[bool, str]:
@@ -169,12 +172,13 @@ def shown(found: Sequence[Finding]) -> list[str]:
     black, white, mu, priced, *_ = found
     others = [f.verdict.partition(": ")[2].rstrip(".") for f in found[4:5] if beyond(f)]
     others += ["what was asked" for f in found[5:] if beyond(f)]
-    bounds = [_bound(black), _bound(white), f"{white.ceiling:.2f}", _bound(mu), f"{priced.value:.3g}"]
+    bounds = [_bound(black), _bound(white), f"{white.ceiling:.2f}", _bound(mu), _bound(priced)]
     return [*bounds, "; ".join(others) or "-"]
 
 
 def _bound(found: Finding) -> str:
-    text = f"{found.value:.2f} [{found.interval[0]:.2f}, inf)"
+    ends = "" if found.interval[0] == found.value else f" [{found.interval[0]:.2f}, inf)"
+    text = f"{found.value:.2f}{ends}"
     return f"**{text}**" if beyond(found) else text
 
 

@@ -84,9 +84,13 @@ class Chosen:
     def surprise(self, which: int) -> tuple[float, float]:
         """How much better the choice is than expected of the charged noise on that table, and the variance of that."""
         utilities = self.utilities[which]
-        chances = np.exp(_log_chances(utilities))
+        chances = self.chances(which)
         mean = float(chances @ utilities)
         return float(utilities[self.picked]) - mean, float(chances @ (utilities - mean) ** 2)
+
+    def chances(self, which: int) -> Floats:
+        """How likely the charged noise makes each candidate on that table."""
+        return np.asarray(np.exp(_log_chances(self.utilities[which])))
 
 
 def _log_chances(utilities: Floats) -> Floats:

@@ -68,6 +68,9 @@ CANARIES = 2_000
 GUESSED = 20
 """One in so many canaries is said to be in, and one to be out."""
 
+FEWEST_PICKS = 9.0
+"""Variance of how often a place is picked from which on a normal law is near enough."""
+
 FINDINGS = 6
 """Of one audit of a generator, among which its chance of error is shared."""
 
@@ -287,6 +290,7 @@ def law_tests(transcripts: Sequence[Transcript], side: int) -> list[tuple[str, f
         ("the noise of a fit depends on the one before", _product(pairs)),
         ("the noise of a cell depends on its neighbour's", _product([(a[1:], a[:-1]) for a in each if len(a)])),
         ("choices do not follow the charged noise", _choices(transcripts, side)),
+        ("choices favour some candidates beyond the charged noise", _places(transcripts, side)),
     ]
 
 
@@ -334,6 +338,24 @@ def _choices(transcripts: Sequence[Transcript], side: int) -> float:
         return 1.0
     gained, variance = np.array(chosen).sum(axis=0)
     return laws.two_sided(gained / math.sqrt(variance)) if variance > 0 else 1.0
+
+
+def _places(transcripts: Sequence[Transcript], side: int) -> float:
+    """P-value of how often each place among the candidates was picked, against its chances under the charged noise: the
+    least likely place, times as many as there are. Noise that repeats favours a place.
+    """
+    chosen = [a for t in transcripts for _, a in t.answers if isinstance(a, Chosen)]
+    most = max((len(c.utilities[side]) for c in chosen), default=0)
+    picked, spread = np.zeros(most), np.zeros(most)
+    for choice in chosen:
+        chances = choice.chances(side)
+        picked[: len(chances)] -= chances
+        picked[choice.picked] += 1
+        spread[: len(chances)] += chances * (1 - chances)
+    told = spread > FEWEST_PICKS
+    if not told.any():
+        return 1.0
+    return min(1.0, int(told.sum()) * laws.two_sided(float(np.abs(picked[told] / np.sqrt(spread[told])).max())))
 
 
 # --------------------------------------------------------------------------------------------------------- one run
