@@ -3,13 +3,14 @@
     PYTHONPATH=src:tests OMP_NUM_THREADS=1 .venv/bin/python benchmarks/canary.py --processes 2 > canary.md
 
 Every mutant of tests/mutants/mutants.py that touches a released answer is planted, one after the other, each in a
-process of its own, and a small generator is audited; rows without a mutant come first. Prints a table, found ones
-first; reads no real rows.
+process of its own, and a small generator is audited. Prints a table, found ones first; reads no real rows. `--claims
+500` audits right generators with many fits.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import sys
 import time
@@ -20,7 +21,7 @@ import tabveil as tv
 from mutants.mutants import MUTANTS, Mutant
 from mutants.planting import planted
 from tabveil import mechanisms
-from tabveil.audit.canary import audit_generator
+from tabveil.audit.canary import audit_canaries, audit_generator
 from tabveil.audit.rates import beyond
 from tabveil.columns import Boolean, Categorical, Decimal, Identifier, Integer
 from tabveil.errors import TabveilError
@@ -177,9 +178,22 @@ def shown(found: Sequence[Finding]) -> list[str]:
 
 
 def _bound(found: Finding) -> str:
-    ends = "" if found.interval[0] == found.value else f" [{found.interval[0]:.2f}, inf)"
+    ends = f" [{found.interval[0]:.2f}, inf)" if math.isinf(found.interval[1]) else ""
     text = f"{found.value:.2f}{ends}"
     return f"**{text}**" if beyond(found) else text
+
+
+def claims(fits: int) -> None:
+    """What is found of right generators, beside what they claim: many fits, and a single one."""
+    print("| fit | finding | found | at least | claimed | control | ceiling |\n|---|---|---|---|---|---|---|")
+    for name, delta in (("rows", 1e-2), ("pure", 0.0)):
+        generator = tv.create("independent", epsilon=EPSILON, delta=delta)
+        found = [*audit_generator(generator, SCENES[name].schema, fits=fits), *audit_canaries(generator)]
+        for f in found:
+            numbers = (f.value, f.interval[0], f.baseline, f.control, f.ceiling)
+            print(
+                f"| independent, delta {delta:g} | {f.name} | {' | '.join(f'{n:.3g}' for n in numbers)} |", flush=True
+            )
 
 
 def main() -> None:
@@ -187,7 +201,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", default="", help="a part of the ids")
+    parser.add_argument("--claims", type=int, default=0, help="audit right generators instead, with so many fits")
     given = parser.parse_args()
+    if given.claims:
+        claims(given.claims)
+        return
     start = time.monotonic()
     jobs = [("", name) for name in SCENES if not given.only]
     wanted = [m for m in MUTANTS if concerned(m) and given.only in m.id]
