@@ -2340,7 +2340,7 @@ _NEIGHBOURS = (
             "    return int(np.argmax(scores + 0 * scale))\n    measurement = _noisy_max(scale)",
         ),
         Check(NEIGHBOURS, "test_right_choices_stay_within_their_claim"),
-        "choices do not follow the charged noise",
+        "NOT AS CHARGED: choices",
     ),
 )
 

@@ -81,12 +81,12 @@ class Chosen:
         without, with_it = (_log_chances(u)[self.picked] for u in self.utilities)
         return float(with_it - without)
 
-    def surprise(self, which: int) -> tuple[float, float]:
-        """How much better the choice is than expected of the charged noise on that table, and the variance of that."""
-        utilities = self.utilities[which]
-        chances = self.chances(which)
-        mean = float(chances @ utilities)
-        return float(utilities[self.picked]) - mean, float(chances @ (utilities - mean) ** 2)
+    def growth(self, which: int, tilt: float) -> float:
+        """Logarithm of a bet on better (or, below 0, worse) choices than the charged noise makes on that table: its
+        exponential has mean 1 where the noise is as charged, whatever was chosen before.
+        """
+        utilities = self.utilities[which] - self.utilities[which].max()
+        return float(tilt * utilities[self.picked] - np.log(self.chances(which) @ np.exp(tilt * utilities)))
 
     def chances(self, which: int) -> Floats:
         """How likely the charged noise makes each candidate on that table."""

@@ -68,8 +68,8 @@ CANARIES = 2_000
 GUESSED = 20
 """One in so many canaries is said to be in, and one to be out."""
 
-FEWEST_PICKS = 9.0
-"""Variance of how often a place is picked from which on a normal law is near enough."""
+TILTS = tuple(sign * 2.0**k for k in range(-5, 2) for sign in (-1, 1))
+"""Bets on how good choices are, in scales of the charged noise."""
 
 FINDINGS = 6
 """Of one audit of a generator, among which its chance of error is shared."""
@@ -331,31 +331,30 @@ def _product(pairs: Sequence[tuple[Floats, Floats]]) -> float:
     return laws.uncorrelated(one, other)
 
 
+def _chosen(transcripts: Sequence[Transcript]) -> list[Chosen]:
+    return [a for t in transcripts for _, a in t.answers if isinstance(a, Chosen)]
+
+
 def _choices(transcripts: Sequence[Transcript], side: int) -> float:
-    """P-value of how good the choices were, against what the charged noise would have let through."""
-    chosen = [a.surprise(side) for t in transcripts for _, a in t.answers if isinstance(a, Chosen)]
-    if not chosen:
-        return 1.0
-    gained, variance = np.array(chosen).sum(axis=0)
-    return laws.two_sided(gained / math.sqrt(variance)) if variance > 0 else 1.0
+    """P-value of how good the choices were: the best of TILTS bets against the charged noise, by Ville's inequality."""
+    chosen = _chosen(transcripts)
+    won = max(sum(c.growth(side, tilt) for c in chosen) for tilt in TILTS)
+    return min(1.0, len(TILTS) * math.exp(-min(won, 700.0)))
 
 
 def _places(transcripts: Sequence[Transcript], side: int) -> float:
     """P-value of how often each place among the candidates was picked, against its chances under the charged noise: the
-    least likely place, times as many as there are. Noise that repeats favours a place.
+    best of TILTS bets on any place (Chernoff's bound for each). Noise that repeats favours a place.
     """
-    chosen = [a for t in transcripts for _, a in t.answers if isinstance(a, Chosen)]
+    chosen = _chosen(transcripts)
     most = max((len(c.utilities[side]) for c in chosen), default=0)
-    picked, spread = np.zeros(most), np.zeros(most)
+    picked, expected = np.zeros(most), np.zeros(most)
     for choice in chosen:
         chances = choice.chances(side)
-        picked[: len(chances)] -= chances
+        expected[: len(chances)] += chances
         picked[choice.picked] += 1
-        spread[: len(chances)] += chances * (1 - chances)
-    told = spread > FEWEST_PICKS
-    if not told.any():
-        return 1.0
-    return min(1.0, int(told.sum()) * laws.two_sided(float(np.abs(picked[told] / np.sqrt(spread[told])).max())))
+    won = max((float((tilt * picked - math.expm1(tilt) * expected).max(initial=0.0)) for tilt in TILTS), default=0.0)
+    return min(1.0, max(most, 1) * len(TILTS) * math.exp(-min(won, 700.0)))
 
 
 # --------------------------------------------------------------------------------------------------------- one run
