@@ -54,6 +54,7 @@ TVAE = "unit.generators.test_tvae"
 CTGAN = "unit.generators.test_ctgan"
 PRETRAINED = "unit.generators.test_pretrained_lm"
 CANARIES = "unit.audit.test_training"
+NEIGHBOURS = "unit.audit.test_canary"
 EPSILONS = "unit.audit.test_epsilon_bounds"
 CURVES = "unit.audit.test_curves"
 RELEASE = "statistical.test_release_law"
@@ -2252,6 +2253,97 @@ _STATISTICS = (
     ),
 )
 
+_ROWS_AUDITED = Check(NEIGHBOURS, "test_right_histograms_stay_within_their_claim")
+_MORE = "MORE THAN IS CLAIMED"
+
+_NEIGHBOURS = (
+    _m(
+        "a9-neighbours-answered-twice",
+        "the canary audit's view: a histogram is given out twice, behind a receipt that does not count",
+        (
+            Edit(
+                "unit.audit.test_canary:Histograms.fit",
+                "        self.noisy, *_ = [rows",
+                "        self.noisy, *_ = [rows.counts([a], label=a.column.name) for a in axes]\n"
+                "        self.noisy, *_ = [rows",
+            ),
+            Edit("tabveil.ledger:Receipt.take", "self._left[i] -= 1", "self._left[i] -= 0"),
+        ),
+        _ROWS_AUDITED,
+        _MORE,
+    ),
+    _m(
+        "a12-neighbours-seeded",
+        "the canary audit's view: every fit starts its noise from the same seed",
+        Edit(
+            "tabveil.mechanisms:gaussian_noise",
+            "    vectorised =",
+            "    return np.rint(np.random.default_rng(cells).normal(0, float(event.sigma), cells)).astype(np.int64)\n"
+            "    vectorised =",
+        ),
+        _ROWS_AUDITED,
+        "NOT AS CHARGED",
+    ),
+    _m(
+        "a16-neighbours-row-in-two-cells",
+        "the canary audit's view: every row counts twice",
+        Edit("tabveil._counting:Tally._count", "total += np.bincount(", "total += 2 * np.bincount("),
+        _ROWS_AUDITED,
+        "NOT AS CHARGED",
+    ),
+    _m(
+        "a17-neighbours-not-bounded",
+        "the canary audit's view: all rows of a person are kept",
+        Edit("tabveil.mechanisms:PrivateRows._load", "if unit and self._kept is None:", "if False:"),
+        Check(NEIGHBOURS, "test_right_histograms_of_persons_stay_within_their_claim"),
+        "moves answers by another amount than it may",
+    ),
+    _m(
+        "a17-neighbours-nameless",
+        "the canary audit's view: every row without a person is a person of its own",
+        Edit(
+            "tabveil.mechanisms:bounded_contributions",
+            "    numbers, _ = numbered(units)",
+            "    numbers, _ = numbered(units)\n"
+            "    numbers = np.where(np.asarray(units) == '', len(units) + np.arange(len(units)), numbers)",
+        ),
+        Check(NEIGHBOURS, "test_right_histograms_of_nameless_rows_stay_within_their_claim"),
+        "moves answers by another amount than it may",
+    ),
+    _m(
+        "a18-neighbours-exact",
+        "the canary audit's view: exact counts",
+        Edit(
+            "tabveil.mechanisms:PrivateRows.counts",
+            "        return exact + _noise_like",
+            "        return exact\n        return exact + _noise_like",
+        ),
+        _ROWS_AUDITED,
+        _MORE,
+    ),
+    _m(
+        "a18-neighbours-ten-percent-less",
+        "the canary audit's view: noise 10 % too small",
+        (
+            Edit("tabveil.mechanisms:gaussian_noise", "scale=float(event.sigma)", "scale=0.9 * float(event.sigma)"),
+            Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
+        ),
+        _ROWS_AUDITED,
+        "NOT AS CHARGED",
+    ),
+    _m(
+        "a18-neighbours-choice-without-noise",
+        "the canary audit's view: the largest score is chosen",
+        Edit(
+            "tabveil.mechanisms:noisy_argmax",
+            "    measurement = _noisy_max(scale)",
+            "    return int(np.argmax(scores + 0 * scale))\n    measurement = _noisy_max(scale)",
+        ),
+        Check(NEIGHBOURS, "test_right_choices_stay_within_their_claim"),
+        "NOT AS CHARGED: choices",
+    ),
+)
+
 MUTANTS: tuple[Mutant, ...] = (
     *_A1,
     *_A2,
@@ -2264,6 +2356,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_C4,
     *_SGD,
     *_CANARIES,
+    *_NEIGHBOURS,
     *_STATISTICS,
 )
 

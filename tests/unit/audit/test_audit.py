@@ -27,12 +27,13 @@ def test_auditors_are_registered_and_helpers_are_not() -> None:
         "anonymeter",
         "anonymity",
         "attribute",
+        "canary",
         "copies",
         "membership",
         "mia_marginal",
         "shadow",
     ]
-    with pytest.raises(UsageError, match="choose one of anonymeter, anonymity, attribute, copies, membership, mia"):
+    with pytest.raises(UsageError, match="choose one of anonymeter, anonymity, attribute, canary, copies, membership"):
         registry.get("rates")
 
 

@@ -1,0 +1,130 @@
+"""How likely is what came out under the noise that was charged? Laws of answers, and tests of them.
+
+Privacy: arithmetic on answers about made-up rows.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats
+
+from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent
+
+Floats = NDArray[np.float64]
+Noise = DiscreteGaussianDpEvent | DiscreteLaplaceDpEvent
+
+WIDEST = 12.0
+"""Standard deviations of a discrete Gaussian beyond which nothing is summed: 1e-32 of its mass."""
+
+FARTHEST = 37.0
+"""Normal deviations are told apart up to here, where a double's p-value ends."""
+
+
+def log_mass(noise: Noise, values: Floats) -> Floats:
+    """Logarithm of the probability of whole numbers, up to a constant that depends on the noise alone."""
+    if isinstance(noise, DiscreteGaussianDpEvent):
+        return np.asarray(-(values**2) / (2 * float(noise.sigma) ** 2))
+    return np.asarray(-np.abs(values) / float(noise.scale))
+
+
+def deviates(noise: Noise, values: Floats, coins: Floats) -> Floats:
+    """Normal deviates of whole numbers: standard normal and independent where the numbers have the law of `noise` and
+    the coins are uniform (the randomised probability integral transform; Smith 1985, Czado, Gneiting, Held 2009).
+
+    Args:
+      noise: what was charged.
+      values: shape (n,), rounded down where they are not whole.
+      coins: shape (n,), in [0, 1).
+    """
+    whole = np.floor(values).astype(np.int64)
+    below, up_to = _below(noise, whole), _below(noise, whole + 1)
+    found: Floats = special.ndtri(np.clip(below + coins * (up_to - below), 1e-300, 1 - 1e-16))
+    return found
+
+
+def collision(noise: Noise) -> float:
+    """The chance that two independent draws are equal."""
+    if isinstance(noise, DiscreteGaussianDpEvent):
+        return float((np.diff(_gaussian_table(float(noise.sigma))) ** 2).sum())
+    q = math.exp(-1 / float(noise.scale))
+    return (1 - q) * (1 + q**2) / (1 + q) ** 3
+
+
+def _below(noise: Noise, whole: NDArray[np.int64]) -> Floats:
+    """P(X < whole)."""
+    if isinstance(noise, DiscreteGaussianDpEvent):
+        table = _gaussian_table(float(noise.sigma))
+        return table[np.clip(whole + len(table) // 2, 0, len(table) - 1)]
+    q = math.exp(-1 / float(noise.scale))
+    low, high = np.minimum(whole, 0), np.maximum(whole, 0)
+    return np.where(whole <= 0, q ** (1.0 - low) / (1 + q), 1 - q**high / (1 + q))
+
+
+@lru_cache(maxsize=256)
+def _gaussian_table(sigma: float) -> Floats:
+    """P(X < i - half) for i from 0 to 2 * half."""
+    half = math.ceil(WIDEST * sigma) + 2
+    mass = np.exp(-(np.arange(-half, half, dtype=np.float64) ** 2) / (2 * sigma**2))
+    return np.concatenate([[0.0], np.cumsum(mass) / mass.sum()])
+
+
+# ------------------------------------------------------------------------------------------------------ tests
+def normal(values: Floats) -> float:
+    """P-value of independent standard normal deviates, by the whole law (Kolmogorov and Smirnov)."""
+    return float(stats.kstest(values, "norm").pvalue) if len(values) else 1.0
+
+
+def scale(values: Floats) -> float:
+    """P-value of their sum of squares, both ways."""
+    law = stats.chi2(len(values))
+    squares = float((values**2).sum())
+    return min(1.0, 2 * float(min(law.sf(squares), law.cdf(squares)))) if len(values) else 1.0
+
+
+def centre(values: Floats) -> float:
+    """P-value of their sum, both ways."""
+    return two_sided(float(values.sum()) / math.sqrt(len(values))) if len(values) else 1.0
+
+
+def uncorrelated(one: Floats, other: Floats) -> float:
+    """P-value of the mean product of independent standard normal pairs, bounded so that no single pair decides."""
+    if not one.size:
+        return 1.0
+    product = np.clip(one, -FARTHEST, FARTHEST) * np.clip(other, -FARTHEST, FARTHEST)
+    return two_sided(float(product.sum()) / math.sqrt(product.size))
+
+
+def as_deviation(p: float) -> float:
+    """The standard normal number, from 0 up, that is as unlikely as `p`."""
+    return min(float(stats.norm.isf(max(p, 1e-300) / 2)), FARTHEST)
+
+
+def two_sided(z: float) -> float:
+    """P-value of a standard normal number."""
+    return float(2 * stats.norm.sf(abs(z)))
+
+
+def separation(into: Floats, out: Floats, alpha: float) -> tuple[float, float]:
+    """mu of two Gaussians of one spread: estimate, and lower bound that errs with at most `alpha` where there are many.
+
+    The bound takes Welch's interval of the shift over the chi-squared one of the spread, alpha / 2 each.
+    """
+    spread = math.sqrt((into.var(ddof=1) + out.var(ddof=1)) / 2)
+    shift = float(into.mean() - out.mean())
+    if spread <= 0:
+        return (math.inf, math.inf) if shift > 0 else (0.0, 0.0)
+    wrong = math.sqrt(into.var(ddof=1) / len(into) + out.var(ddof=1) / len(out))
+    free = len(into) + len(out) - 2
+    least = shift - float(stats.t.isf(alpha / 2, min(len(into), len(out)) - 1)) * wrong
+    widest = spread * math.sqrt(free / float(stats.chi2.ppf(alpha / 2, free)))
+    return max(0.0, shift / spread), max(0.0, least / widest)
+
+
+def variance(noise: Noise) -> float:
+    """Of one cell's noise, as of the continuous law."""
+    sigma, spread = getattr(noise, "sigma", None), getattr(noise, "scale", 0.0)
+    return float(sigma) ** 2 if sigma is not None else 2 * float(spread) ** 2

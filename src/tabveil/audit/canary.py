@@ -1,0 +1,483 @@
+"""Does a generator keep the epsilon it claims? Many cheap fits of worst-case neighbours, heard from within and without.
+
+`audit_generator` makes two tables of made-up rows that differ in one unit, fits a generator to each some hundred
+times, and asks of every fit which table it was given. Two threat models:
+
+- *Black box*: the auditor has what was sampled. Half of the fits teach him what to look at, the other half is counted.
+- *White box*: he also overhears every question and noisy answer (`_canary_transcripts`) and scores a fit by the
+  likelihood ratio of all of them under the charged noise. No rule finds more, so the bound comes near to the claim as
+  fits grow in number.
+
+A bound on epsilon needs many fits to see a small error. What it takes for granted is tested too, and shows an error of
+a tenth within a few hundred fits: that noise has the charged law, is fresh and independent; that one unit moves answers
+by what was charged; that all that came out, priced again, is within the claim; that questions tell no more
+than answers may.
+
+`Canary` is the auditor of a release: black box only, it fits the release's generator to worst-case neighbours.
+`audit_canaries` puts many canaries into a single fit (Steinke, Nasr, Jagielski 2023).
+
+Privacy: nobody's rows are read but those of the generator's own fits, all to made-up tables. Findings are INTERNAL all
+the same, as every auditor's are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tabveil import accounting
+from tabveil.accounting import Spend
+from tabveil.audit import _canary_laws as laws
+from tabveil.audit._canary_fits import Fits, Runs, refitted, run
+from tabveil.audit._canary_laws import Floats
+from tabveil.audit._canary_one_run import one_run
+from tabveil.audit._canary_transcripts import Chosen, Counted, Transcript
+from tabveil.audit._canary_worlds import ROWS, worst_case
+from tabveil.audit.base import ALPHA, AuditInput, Auditor, Tell, untold
+from tabveil.audit.rates import (
+    Count,
+    above,
+    empirical_epsilon,
+    epsilon_of_counts,
+    finding,
+    gaussian_epsilon,
+    one_run_epsilon,
+)
+from tabveil.errors import UsageError
+from tabveil.records import Finding
+from tabveil.schema import Schema
+
+AUDITOR = "canary"
+
+FITS = 500
+"""Fits to each table, where nobody says."""
+
+LEAST_FITS = 10
+"""Below which nothing is worth a bound."""
+
+REFITS = 24
+"""Fits to each table where the auditor of a release asks for them."""
+
+CANARIES = 2_000
+"""In a single fit, where nobody says."""
+
+GUESSED = 20
+"""One in so many canaries is said to be in, and one to be out."""
+
+TILTS = tuple(sign * 2.0**k for k in range(-5, 2) for sign in (-1, 1))
+"""Bets on how good choices are, in scales of the charged noise."""
+
+FINDINGS = 6
+"""Of one audit of a generator, among which its chance of error is shared."""
+
+WHITE = "White box: the auditor made both tables and overhears every noisy answer; was the further unit in?"
+TARGET = "one unit, as far from all others as a unit can be"
+BLACK = "Black box: the auditor made both tables and has what was sampled; was the further unit in?"
+
+
+def audit_generator(
+    generator: Fits,
+    schema: Schema,
+    *,
+    fits: int = FITS,
+    nameless: bool = False,
+    confidence: float = 1 - ALPHA,
+    tell: Tell = untold,
+) -> tuple[Finding, ...]:
+    """What fits to worst-case neighbours tell of the further unit, beside what is claimed.
+
+    Args:
+      generator: private, with its options; fitted anew each time, to made-up rows, so throw it away afterwards.
+      schema: approved, without constraints: two or three columns are enough, and quick.
+      fits: to each of the two tables, from 10.
+      nameless: the further unit is a person whose rows name nobody.
+      confidence: of all findings together.
+      tell: told of progress.
+
+    Returns:
+      Findings whose baseline is what is claimed: `rates.beyond` says that more is given away. The chance that it says
+      so of a right generator is at most 1 - confidence.
+
+    Raises:
+      UsageError: a number out of range, a generator that is not private, constraints.
+    """
+    if fits < LEAST_FITS or not 0.75 <= confidence < 1 or not math.isfinite(generator.epsilon):
+        raise UsageError("An audit needs a private generator, 10 fits to each table or more, and a confidence of 3/4.")
+    runs = run(generator, worst_case(schema, nameless=nameless), fits=fits, tell=tell)
+    about = _About(runs, generator.epsilon, generator.delta, (1 - confidence) / FINDINGS)
+    return (_black(about), _white(about), _mu(about), _priced(about), _law(about), _asked(about))
+
+
+@dataclass(frozen=True, eq=False)
+class _About:
+    """What all findings are made of; `alpha` is the chance of error of each."""
+
+    runs: Runs
+    epsilon: float
+    delta: float
+    alpha: float
+
+    def finding(
+        self, name: str, found: tuple[float, tuple[float, float]], beside: tuple[float, float, float], said: str
+    ) -> Finding:
+        """Of `found` (value, interval) `beside` (baseline, control, ceiling)."""
+        baseline, control, ceiling = beside
+        return Finding(
+            auditor=AUDITOR,
+            name=name,
+            value=found[0],
+            interval=found[1],
+            confidence=1 - self.alpha,
+            baseline=baseline,
+            control=control,
+            ceiling=ceiling,
+            verdict=said,
+            threat_model=BLACK if name.startswith("black") else WHITE,
+            targets=TARGET,
+            cost=f"{2 * self.runs.fits} fits",
+        )
+
+    def bounded(self, name: str, out: Floats, into: Floats) -> Finding:
+        """The epsilon that scores of fits show, by counts."""
+        found = empirical_epsilon(into, out, delta=self.delta, confidence=1 - self.alpha)
+        control = empirical_epsilon(out[::2], out[1::2], delta=self.delta, confidence=1 - self.alpha)
+        return self.finding(
+            f"{name} (epsilon at delta {self.delta:g}, by counts)",
+            (found.estimate, found.interval),
+            (self.epsilon, control.estimate, found.ceiling),
+            _against(found.low, self.epsilon, f"{len(into):,} fits with the further unit, {len(out):,} without"),
+        )
+
+    def taught(self, name: str, out: Floats, into: Floats) -> Finding:
+        """The same of a linear score of features, shape (fits, features), learned from fits that are not counted."""
+        weights = direction(into[1::2], out[1::2])
+        return self.bounded(name, out @ weights, into @ weights)
+
+
+def _against(low: float, claimed: float, seen: str) -> str:
+    bound = f"A fit costs an epsilon of at least {low:.4g} ({seen}); {claimed:.4g} is claimed"
+    return f"{bound}: MORE THAN IS CLAIMED." if low > claimed else f"{bound}: no contradiction, and no proof."
+
+
+# --------------------------------------------------------------------------------------------------------- epsilon
+def _black(about: _About) -> Finding:
+    """By samples alone: every other fit teaches a linear score, the rest is counted."""
+    return about.taught("black box: samples", *about.runs.features)
+
+
+def direction(into: Floats, out: Floats) -> Floats:
+    """Fisher's linear discriminant, shape (features,), of both sides' features, shapes (fits, features)."""
+    spread = np.maximum(np.sqrt((into.var(axis=0) + out.var(axis=0)) / 2), 1e-6)
+    left = np.concatenate([(side - side.mean(axis=0)) / spread for side in (into, out)])
+    covariance = left.T @ left / len(left) + 0.1 * np.eye(left.shape[1])
+    shift = (into.mean(axis=0) - out.mean(axis=0)) / spread
+    weights: Floats = np.linalg.solve(covariance, shift) / spread
+    return weights
+
+
+def _white(about: _About) -> Finding:
+    """By the likelihood ratio of all answers."""
+    return about.bounded("white box: answers", *_evidence(about.runs))
+
+
+def _evidence(runs: Runs) -> tuple[Floats, Floats]:
+    out, into = (np.array([t.evidence for t in side]) for side in runs.transcripts)
+    return out, into
+
+
+def _mu(about: _About) -> Finding:
+    """The same scores where the trade-off is taken for Gaussian: tighter, and as good as that the noise has its law.
+
+    Where delta is 0 nothing Gaussian is claimed, and nothing is bounded.
+    """
+    out, into = _evidence(about.runs)
+    mu, least = laws.separation(into, out, about.alpha) if about.delta else (0.0, 0.0)
+    fair = laws.separation(out[::2], out[1::2], about.alpha)[0] if about.delta else 0.0
+    value, low, control = (gaussian_epsilon(m, about.delta) if about.delta else 0.0 for m in (mu, least, fair))
+    return about.finding(
+        f"white box: answers (epsilon at delta {about.delta:g}, as of Gaussian noise)",
+        (value, (low, math.inf)),
+        (about.epsilon, control, math.inf),
+        _against(low, about.epsilon, f"mu of at least {least:.3g}"),
+    )
+
+
+def _priced(about: _About) -> Finding:
+    """What came out of a fit, priced again by its charges."""
+    costs = {_key(t): t for side in about.runs.transcripts for t in side}
+    cost = max(_cost(t, about) for t in costs.values())
+    more = cost > about.epsilon * (1 + 1e-9)
+    said = f"What came out of the dearest fit costs {cost:.6g} by its charges, where {about.epsilon:.6g} is claimed"
+    return about.finding(
+        "white box: all answers that came out, priced",
+        (cost, (cost, cost)),
+        (about.epsilon * (1 + 1e-9), about.epsilon, math.inf),
+        f"{said}: {'MORE THAN IS CLAIMED' if more else 'no more than is claimed'}.",
+    )
+
+
+def _key(transcript: Transcript) -> tuple[str, ...]:
+    return tuple(sorted(label for label, _ in transcript.answers))
+
+
+def _cost(transcript: Transcript, about: _About) -> float:
+    """Epsilon of the answers of one fit; infinite where one was not charged."""
+    given = [label for label, _ in transcript.answers]
+    charged = about.runs.charged
+    if any(label not in charged for label in given):
+        return math.inf
+    spends = [Spend(label, charged[label], given.count(label)) for label in dict.fromkeys(given)]
+    return accounting.epsilon(accounting.event_of(spends), about.delta) if spends else 0.0
+
+
+def _asked(about: _About) -> Finding:
+    """By what was asked: questions are shaped by public knowledge and earlier answers, so they may tell no more than
+    these do; learned as samples are.
+    """
+    out, into = described(about.runs.transcripts)
+    return about.taught("white box: questions", out, into)
+
+
+def described(sides: tuple[Sequence[Transcript], Sequence[Transcript]]) -> tuple[Floats, Floats]:
+    """Numbers that describe all questions of each fit, shape (fits, numbers), 0 where one was not asked."""
+    longest: dict[str, int] = {}
+    for transcript in (t for side in sides for t in side):
+        for label, numbers in transcript.asked.items():
+            longest[label] = max(longest.get(label, 0), len(numbers))
+
+    def row(transcript: Transcript) -> list[float]:
+        told = ((transcript.asked.get(label, ()), n) for label, n in longest.items())
+        return [x for numbers, n in told for x in (*numbers, *(0.0,) * (n - len(numbers)))]
+
+    out, into = (np.array([row(t) for t in side], dtype=np.float64).reshape(len(side), -1) for side in sides)
+    return out, into
+
+
+# ------------------------------------------------------------------------------------------------------------- law
+def _law(about: _About) -> Finding:
+    """Is the noise as charged, fresh and independent, and does one unit move answers by what was charged?"""
+    tested = [test for side in (0, 1) for test in law_tests(about.runs.transcripts[side], side)]
+    worst, p = min(tested, key=lambda t: t[1])
+    value, limit = laws.as_deviation(p), laws.as_deviation(about.alpha / len(tested))
+    said = f"is NOT AS CHARGED: {worst}" if value > limit else f"shows nothing beyond chance in {len(tested)} tests"
+    return about.finding(
+        "white box: the noise, the least likely of what was seen of it",
+        (value, (value, value)),
+        (limit, 0.0, laws.FARTHEST),
+        f"The noise of the answers {said}.",
+    )
+
+
+def law_tests(transcripts: Sequence[Transcript], side: int) -> list[tuple[str, float]]:
+    """P-values of the answers of fits to one table, each with what a small one says."""
+    coins = np.random.Generator(np.random.SFC64(side))
+    seen = [_deviates(t, side, coins) for t in transcripts]
+    moved = np.concatenate([np.concatenate([d[m] for d, m in fit]) if fit else np.zeros(0) for fit in seen])
+    each = [np.concatenate([d for d, _ in fit]) if fit else np.zeros(0) for fit in seen]
+    pooled = np.concatenate(each)
+    pairs = [(a, b) for a, b in itertools.pairwise(each) if len(a) == len(b)]
+    return [
+        ("answers are not whole numbers", 0.0 if not _whole(transcripts) else 1.0),
+        ("the noise does not have its law", laws.normal(pooled)),
+        ("the noise is too small or too large", laws.scale(pooled)),
+        ("answers are off on the whole", laws.centre(pooled)),
+        ("the further unit moves answers by another amount than it may", laws.centre(moved)),
+        ("fits have the same noise", _repeated(transcripts, side)),
+        ("the noise of a fit depends on the one before", _product(pairs)),
+        ("the noise of a cell depends on its neighbour's", _product([(a[1:], a[:-1]) for a in each if len(a)])),
+        ("choices do not follow the charged noise", _choices(transcripts, side)),
+        ("choices favour some candidates beyond the charged noise", _places(transcripts, side)),
+    ]
+
+
+def _noisy(transcript: Transcript) -> list[Counted]:
+    """Histograms whose noise is known."""
+    return [a for _, a in transcript.answers if isinstance(a, Counted) and a.noise is not None]
+
+
+def _deviates(
+    transcript: Transcript, side: int, coins: np.random.Generator
+) -> list[tuple[Floats, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]]:
+    """Of each histogram the noise as normal deviates, and which cells the further unit moves."""
+    return [
+        (laws.deviates(c.noise, c.noisy - c.exact[side], coins.random(c.noisy.size)), c.exact[0] != c.exact[1])
+        for c in _noisy(transcript)
+        if c.noise is not None
+    ]
+
+
+def _whole(transcripts: Sequence[Transcript]) -> bool:
+    return all((c.noisy == np.rint(c.noisy)).all() for t in transcripts for c in _noisy(t))
+
+
+def _repeated(transcripts: Sequence[Transcript], side: int) -> float:
+    """P-value of two fits with the same noise in every cell: 1 where there are none."""
+    heard = [_noisy(t) for t in transcripts]
+    left = [np.concatenate([c.noisy - c.exact[side] for c in fit]) for fit in heard if fit]
+    if len({a.tobytes() for a in left}) == len(left):
+        return 1.0
+    equal = max(sum(c.noisy.size * math.log(laws.collision(c.noise)) for c in fit if c.noise) for fit in heard if fit)
+    return min(1.0, len(left) ** 2 / 2 * math.exp(equal))
+
+
+def _product(pairs: Sequence[tuple[Floats, Floats]]) -> float:
+    if not pairs:
+        return 1.0
+    one, other = (np.concatenate([p[i] for p in pairs]) for i in (0, 1))
+    return laws.uncorrelated(one, other)
+
+
+def _chosen(transcripts: Sequence[Transcript]) -> list[Chosen]:
+    return [a for t in transcripts for _, a in t.answers if isinstance(a, Chosen)]
+
+
+def _choices(transcripts: Sequence[Transcript], side: int) -> float:
+    """P-value of how good the choices were: the best of TILTS bets against the charged noise, by Ville's inequality."""
+    chosen = _chosen(transcripts)
+    won = max(sum(c.growth(side, tilt) for c in chosen) for tilt in TILTS)
+    return min(1.0, len(TILTS) * math.exp(-min(won, 700.0)))
+
+
+def _places(transcripts: Sequence[Transcript], side: int) -> float:
+    """P-value of how often each place among the candidates was picked, against its chances under the charged noise: the
+    best of TILTS bets on any place (Chernoff's bound for each). Noise that repeats favours a place.
+    """
+    chosen = _chosen(transcripts)
+    most = max((len(c.utilities[side]) for c in chosen), default=0)
+    picked, expected = np.zeros(most), np.zeros(most)
+    for choice in chosen:
+        chances = choice.chances(side)
+        expected[: len(chances)] += chances
+        picked[choice.picked] += 1
+    won = max((float((tilt * picked - math.expm1(tilt) * expected).max(initial=0.0)) for tilt in TILTS), default=0.0)
+    return min(1.0, max(most, 1) * len(TILTS) * math.exp(-min(won, 700.0)))
+
+
+# --------------------------------------------------------------------------------------------------------- one run
+def audit_canaries(
+    generator: Fits, *, canaries: int = CANARIES, confidence: float = 1 - ALPHA, random_state: int = 0
+) -> tuple[Finding, ...]:
+    """What a single fit tells of many canaries, each put in by a fair coin: by its answers, and by its samples.
+
+    Args:
+      generator: private, of marginals: a column with a category for each canary must keep them apart.
+      canaries: from 16.
+      confidence: of both findings together.
+      random_state: the coins.
+
+    Raises:
+      UsageError: a number out of range, or a generator that is not private.
+    """
+    if canaries < 16 or not math.isfinite(generator.epsilon):
+        raise UsageError("An audit needs a private generator and 16 canaries or more.")
+    seen = one_run(generator, canaries=canaries, coins=np.random.Generator(np.random.SFC64(random_state)))
+    guesses = 2 * max(4, canaries // GUESSED)
+    blind = seen.right(np.roll(seen.heard, canaries // 2), guesses)
+    ways = (("white box: answers", seen.heard, WHITE), ("black box: samples", seen.sampled, BLACK))
+    each = 1 - (1 - confidence) / len(ways)
+    return tuple(
+        _one_run(f"{n} of one fit", _Guessed(seen.right(s, guesses), blind, guesses, canaries), generator, (t, each))
+        for n, s, t in ways
+    )
+
+
+@dataclass(frozen=True)
+class _Guessed:
+    """Right guesses, those of a blind guesser, all guesses, all canaries."""
+
+    right: int
+    blind: int
+    guesses: int
+    canaries: int
+
+
+def _one_run(name: str, seen: _Guessed, generator: Fits, about: tuple[str, float]) -> Finding:
+    threat, confidence = about
+    found, control = (
+        one_run_epsilon(n, seen.guesses, canaries=seen.canaries, delta=generator.delta, confidence=confidence)
+        for n in (seen.right, seen.blind)
+    )
+    said = f"{seen.right} of {seen.guesses} guesses about {seen.canaries:,} canaries were right"
+    return Finding(
+        auditor=AUDITOR,
+        name=f"{name} (epsilon at delta {generator.delta:g}, canaries by coins)",
+        value=found.estimate,
+        interval=found.interval,
+        confidence=confidence,
+        baseline=generator.epsilon,
+        control=control.estimate,
+        ceiling=found.ceiling,
+        verdict=_against(found.low, generator.epsilon, said),
+        threat_model=threat.replace("was the further unit in", "which canaries were in"),
+        targets=f"{seen.canaries:,} units, each in a cell of its own",
+        cost="1 fit",
+    )
+
+
+# ------------------------------------------------------------------------------------------------ auditor of a release
+class Canary(Auditor):
+    """Which of two worst-case neighbours was the generator fitted to? Asked of its samples alone.
+
+    The baseline is the share of right guesses that the promise allows, (e^epsilon + delta) / (1 + e^epsilon), which
+    randomised response reaches; where nothing is promised, that of a blind guess.
+
+    Privacy: fits the release's generator to tables made up from the schema, REFITS times each; no real row is read.
+    """
+
+    refits = True
+
+    def why_not(self, data: AuditInput) -> str:
+        """As `Auditor.why_not`: fits are needed, and a schema from which worst-case neighbours can be made."""
+        if data.refit is None:
+            return "Worst-case neighbours were not fitted: nothing to fit again was given."
+        if data.schema.constraints:
+            return "Worst-case neighbours were not fitted: the schema has constraints between columns."
+        return ""
+
+    def plan(self, data: AuditInput) -> str:
+        """As `Auditor.plan`."""
+        return f"Worst-case neighbours: {2 * REFITS} fits to tables of {ROWS} rows and one unit more."
+
+    def compute(self, data: AuditInput) -> list[Finding]:
+        """As `Auditor.compute`: one finding, the share of fits of which a score that the other fits taught says which
+        table they had.
+        """
+        if self.why_not(data) or data.refit is None:
+            return []
+        out, into = refitted(data.refit, worst_case(data.schema), fits=REFITS, tell=data.tell)
+        weights = direction(into[1::2], out[1::2])
+        hits, alarms = told_apart(out @ weights, into @ weights)
+        blind = told_apart(out[::2] @ weights, out[1::2] @ weights)
+        bound = epsilon_of_counts(hits, alarms, confidence=1 - ALPHA, method="accuracy")
+        found = finding(
+            auditor=AUDITOR,
+            name="which of two worst-case neighbours a fit had",
+            attack=hits + alarms.misses,
+            baseline=_allowed(data.promise),
+            control=blind[0] + blind[1].misses,
+            confidence=1 - ALPHA,
+            verdict=f"Of {hits.tries + alarms.tries} fits {hits.hits + alarms.misses.hits} were told apart: "
+            f"a claim of pure epsilon below {bound.low:.3g} would be wrong.",
+        )
+        return [replace(found, threat_model=BLACK, targets=TARGET, seed=data.random_state, cost=f"{2 * REFITS} fits")]
+
+
+def _allowed(promise: tuple[float, float] | None) -> float:
+    """The largest share of right guesses between two neighbours (Kairouz, Oh, Viswanath 2015, section 3)."""
+    if promise is None:
+        return 0.5
+    epsilon, delta = promise
+    return min(1.0, (1 + delta * math.exp(-epsilon)) / (1 + math.exp(-epsilon)))
+
+
+def told_apart(out: Floats, into: Floats) -> tuple[Count, Count]:
+    """Hits and alarms of the fits with even numbers, beyond the cut that is right most often of those with odd ones."""
+    tried = np.unique(np.concatenate([out[1::2], into[1::2]]))
+    cuts = np.concatenate([[tried[0] - 1.0], (tried[1:] + tried[:-1]) / 2])
+    right = [int((into[1::2] > c).sum() + (out[1::2] <= c).sum()) for c in cuts]
+    cut = float(cuts[int(np.argmax(right))])
+    return above(into[::2], cut), above(out[::2], cut)
