@@ -146,9 +146,11 @@ def concerned(mutant: Mutant) -> bool:
     return mutant.trap != "C4" and not views and modules <= {*TOUCHED} and not trained
 
 
-def row(given: tuple[str, str]) -> tuple[bool, str]:
-    """Whether an audit found a mutant (by id, "" for none), and its row of the table."""
-    ident, name = given
+def row(given: tuple[str, str, int]) -> tuple[bool, str]:
+    """Whether an audit with so many times the scene's fits found a mutant (by id, "" for none), and its row of the
+    table.
+    """
+    ident, name, times = given
     mutant = next((m for m in MUTANTS if m.id == ident), None)
     scene, start = SCENES[name], time.monotonic()
     if scene.memory is not None:
@@ -156,7 +158,7 @@ def row(given: tuple[str, str]) -> tuple[bool, str]:
     try:
         with planted(*(mutant.edits if mutant else ())) as ran:
             generator = tv.create(scene.generator, epsilon=EPSILON, delta=scene.delta)
-            found = audit_generator(generator, scene.schema, fits=scene.fits, nameless=scene.nameless)
+            found = audit_generator(generator, scene.schema, fits=times * scene.fits, nameless=scene.nameless)
         reached = len(ran) == len(mutant.edits if mutant else ())
         cells, seen = shown(found), any(map(beyond, found)) or not reached
         cells[-1] = cells[-1] if reached else "the planted text never ran"
@@ -200,16 +202,17 @@ def main() -> None:
     """Plant, audit, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--only", default="", help="a part of the ids")
+    parser.add_argument("--only", nargs="*", default=[], help="ids, or parts of them")
+    parser.add_argument("--times", type=int, default=1, help="so many times the fits of each scene")
     parser.add_argument("--claims", type=int, default=0, help="audit right generators instead, with so many fits")
     given = parser.parse_args()
     if given.claims:
         claims(given.claims)
         return
     start = time.monotonic()
-    jobs = [("", name) for name in SCENES if not given.only]
-    wanted = [m for m in MUTANTS if concerned(m) and given.only in m.id]
-    jobs += [(m.id, scene_of(m)) for m in wanted if not unseen(m)]
+    jobs = [("", name, given.times) for name in SCENES if not given.only]
+    wanted = [m for m in MUTANTS if concerned(m) and any(part in m.id for part in given.only or [""])]
+    jobs += [(m.id, scene_of(m), given.times) for m in wanted if not unseen(m)]
     rows = []
     with multiprocessing.get_context("fork").Pool(given.processes, maxtasksperchild=1) as pool:
         for seen, text in pool.imap(row, jobs, chunksize=1):
