@@ -2204,8 +2204,8 @@ _STATISTICS = (
         "the threshold is chosen on the half that is counted",
         Edit(
             "tabveil.audit._epsilon_bounds:empirical_epsilon",
-            "_rule(inside[1::2], outside[1::2], delta, alpha)",
-            "_rule(inside[::2], outside[::2], delta, alpha)",
+            "learned = (inside[1::2], outside[1::2])",
+            "learned = (inside[::2], outside[::2])",
         ),
         Check(EPSILONS, "test_bounds_from_scores_err_no_more_often_than_they_say"),
         "wrong <= 52",
