@@ -128,7 +128,7 @@ def _finding(data: Any) -> Finding:
         word(text)
     numbers = (found.value, *listed(found.interval), found.baseline, found.control, found.ceiling, found.confidence)
     for number in numbers:
-        figure(number)
+        require(not math.isnan(figure(number)))
     require(len(found.interval) == 2 and found.interval[0] <= found.interval[1] and 0 < found.confidence < 1)
     curve = [*listed(found.false_alarms), *listed(found.recognised)]
     require(len(found.false_alarms) == len(found.recognised) and all(0 <= figure(p) <= 1 for p in curve))
@@ -141,7 +141,7 @@ def _measurement(data: Any) -> Measurement:
     texts = (counted.auditor, counted.name, counted.table, counted.sensitive, counted.definition, counted.source)
     for text in (*texts, *listed(counted.columns), *listed(counted.notes)):
         word(text)
-    figure(counted.value)
+    require(not math.isnan(figure(counted.value)))
     for name, number in mapping(counted.details).items():
         require(isinstance(name, str) and not math.isnan(figure(number)))
     require(counted.goal in ("min", "max"))

@@ -121,7 +121,7 @@ def _findings(findings: Sequence[Finding]) -> str:
             f"{f.value:.3f}",
             f"{f.interval[0]:.3f} to {f.interval[1]:.3f}",
             *(f"{v:.3f}" for v in (f.baseline, f.control, f.ceiling)),
-            "yes" if beyond(f) else "no",
+            "yes" if beyond(f) else "no" if f.ceiling > 0 or f.interval[1] < 1 else "no tries",
         )
         for f in findings
     ]

@@ -27,6 +27,7 @@ import pandas as pd
 
 import tabveil
 from tabveil import _audit_parts as parts
+from tabveil import environments
 from tabveil.audit import registry
 from tabveil.audit.base import AuditInput, Auditor
 from tabveil.audit.profiles import judge, load
@@ -143,8 +144,8 @@ def conduct(
       UsageError: no such auditor or profile.
       DataError: the schema allows no cell of some column of the synthetic table.
     """
-    able = registry.runnable(refit=data.refit is not None)
-    names = list(dict.fromkeys(able if auditors is None else auditors))
+    able = auditors if auditors is not None else registry.runnable(refit=data.refit is not None)
+    names = list(dict.fromkeys(able))
     chosen = {name: registry.get(name)() for name in names}
     asked = list({p.name: p for p in map(load, profiles)}.values())
     doubts = _doubts(data)
@@ -163,7 +164,15 @@ def conduct(
 
 def forget(data: AuditInput, store: Path, auditors: Sequence[str]) -> None:
     """Remove what these auditors kept in `store` of an audit of `data`, and folders where nothing else is in them."""
-    parts.Parts(store, _digest(data)).forget(auditors)
+    parts.Parts(store, _digest(data)).forget([_key(name) for name in auditors])
+
+
+def _key(name: str) -> str:
+    """What an auditor's part is kept under: one that needs an environment answers for that one alone."""
+    kind: type[Auditor] = registry.get(name)
+    if not kind.needs_environment:
+        return name
+    return f"{name}-{hashlib.sha256(environments.state(kind.needs_environment).encode()).hexdigest()[:8]}"
 
 
 def _done(data: AuditInput, chosen: Mapping[str, Auditor], kept: parts.Parts) -> dict[str, parts.Part]:
@@ -171,12 +180,13 @@ def _done(data: AuditInput, chosen: Mapping[str, Auditor], kept: parts.Parts) ->
     done = {}
     for at, (name, auditor) in enumerate(chosen.items()):
         data.tell(f"audit: {name}", at / len(chosen))
-        part = kept.read(name)
+        key = _key(name)
+        part = kept.read(key)
         if part is None:
-            if plan := auditor.plan(data):
+            if (plan := auditor.plan(data)) and not auditor.why_not(data):
                 _log.info("%s: %s", name, plan)
-            part = _audited(auditor, _with_store(data, kept.of(name)))
-            if not kept.keep(name, part):
+            part = _audited(auditor, _with_store(data, kept.of(key)))
+            if not kept.keep(key, part):
                 _log.warning("What %s found could not be kept: a killed audit would run it again.", name)
         done[name] = part
     data.tell("audit: done", 1.0)

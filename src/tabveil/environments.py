@@ -4,15 +4,16 @@
     run("anonymeter", tables={"train": table}, job={...})
 
 What environments there are is data: `data/environments/NAME.yaml` says what it is for and under which licence,
-`NAME.txt` pins what pip installs, `NAME_worker.py` is the worker. The worker never is imported into our process.
-Where our own interpreter already has the very version that is pinned, it runs the worker; nothing else differs.
+`NAME.txt` pins what pip installs, `NAME_worker.py` is the worker. The worker never is imported into our process, nor
+does our interpreter run it: what is agreed to and pinned is what reads the rows.
 
 An environment lies under `home()`, one folder each. A file written last marks it as whole and says whose licence was
 accepted; a folder without it is a leftover, and removed by the next `create`. Only `create` uses the network: pip's.
 
-Privacy: tables reach a worker as Parquet in a temporary folder that only this user can open; it is removed whatever
-happens, after Ctrl-C too, and by the worker itself where our process was killed. What a worker prints is thrown away,
-and of its errors only type and place are told: a library's message may quote cells.
+Privacy: tables reach a worker as Parquet in a temporary folder that only this user can open. It is removed after
+Ctrl-C too, and where our process is killed by the worker, which is there before the first row is written. What a
+worker prints is thrown away, and of its errors only type and place are told: a library's message may quote cells.
+Whoever can put files into the environment, or decides where pip fetches from, decides what reads the rows.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import contextlib
 import datetime as dt
 import fcntl
 import hashlib
-import importlib.metadata
 import importlib.resources
 import json
+import logging
 import os
 import re
 import shutil
@@ -53,6 +54,11 @@ LIMIT_S = 3_600.0
 
 _PIP = ("--no-input", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:")
 """Nothing but what is listed, and nothing that would have to run code to be built."""
+
+_PLACES = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER")
+"""Settings by which pip would install elsewhere."""
+
+_log = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
 
@@ -114,10 +120,19 @@ def load(name: str) -> Environment:
 
 
 def home() -> Path:
-    """Where environments lie: TABVEIL_HOME, else XDG_DATA_HOME/tabveil, else ~/.local/share/tabveil."""
-    own = os.environ.get("TABVEIL_HOME")
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return (Path(own) if own else data / "tabveil").absolute() / "environments"
+    """Where environments lie: TABVEIL_HOME, else XDG_DATA_HOME/tabveil, else ~/.local/share/tabveil.
+
+    Raises:
+      StorageError: there is no home, or TABVEIL_HOME is no absolute path.
+    """
+    own, data = (os.environ.get(name, "").strip() for name in ("TABVEIL_HOME", "XDG_DATA_HOME"))
+    try:
+        base = Path(own).expanduser() if own else Path(data or "~/.local/share").expanduser() / "tabveil"
+    except RuntimeError:
+        raise StorageError("There is no home for environments: set TABVEIL_HOME to a folder of yours.") from None
+    if not base.is_absolute():
+        raise StorageError("The home of environments must not depend on where one stands: give a path from the root.")
+    return base / "environments"
 
 
 def folder_of(name: str) -> Path:
@@ -126,21 +141,27 @@ def folder_of(name: str) -> Path:
 
 
 def is_there(name: str) -> bool:
-    """Whether a worker can run: our own interpreter has the package as pinned, or `create` has made the environment."""
-    return _is_ours(load(name)) or _is_whole(load(name))
+    """Whether a worker can run: `create` has made the environment."""
+    try:
+        return _is_whole(load(name))
+    except StorageError:
+        return False
+
+
+def state(name: str) -> str:
+    """What an answer of the environment depends on: from which list it was made, and when; "" where it is not there."""
+    mark = _mark(folder_of(name)) if is_there(name) else {}
+    return f"{mark['digest']} {mark['accepted_on']}" if mark else ""
 
 
 def python_of(name: str) -> str:
-    """The interpreter that runs the worker: ours where it has the package as pinned, else the environment's.
+    """The interpreter that runs the worker: the environment's.
 
     Raises:
       UsageError: there is no such environment.
       MissingDependencyError: it was not made yet, or from another list.
     """
-    environment = load(name)
-    if _is_ours(environment):
-        return sys.executable
-    if not _is_whole(environment):
+    if not _is_whole(load(name)):
         raise MissingDependencyError(
             f"{name} needs an environment of its own, which was not made yet: tabveil env create {name}."
         )
@@ -162,8 +183,9 @@ def create(name: str, *, accepted: bool, tell: Tell | None = None) -> Path:
       Its folder.
 
     Raises:
-      UsageError: no such environment; the notice was not agreed to; or another process is making it.
+      UsageError: no such environment; the notice was not agreed to; or another process is making or using it.
       MissingDependencyError: not for this Python, or pip could not install something. Nothing is left behind.
+      WorkerError: pip took longer than LIMIT_S.
       StorageError: the folder cannot be written.
     """
     environment, said = load(name), tell or (lambda _: None)
@@ -174,9 +196,9 @@ def create(name: str, *, accepted: bool, tell: Tell | None = None) -> Path:
         known = " or ".join(environment.pythons)
         raise MissingDependencyError(f"{name} is for Python {known}, and this is Python {python}.")
     folder = folder_of(name)
-    with _alone(folder):
+    with _locked(folder) as lock:
         if not _is_whole(environment):
-            _make(environment, folder, tell=said)
+            _make(environment, folder, lock=lock, tell=said)
     return folder
 
 
@@ -184,13 +206,13 @@ def remove(name: str) -> bool:
     """Remove an environment, or what is left of one; whether there was anything.
 
     Raises:
-      UsageError: no such environment, or another process is making it.
+      UsageError: no such environment, or another process is making or using it.
       StorageError: it cannot be removed.
     """
     folder = folder_of(name)
     if not folder.exists():
         return False
-    with _alone(folder):
+    with _locked(folder):
         _clear(folder)
     return True
 
@@ -200,17 +222,23 @@ def accepted_on(name: str) -> str:
     return str(_mark(folder_of(name)).get("accepted_on", ""))
 
 
-def _make(environment: Environment, folder: Path, *, tell: Tell) -> None:
-    """Environments cannot be moved, so it grows in its place, and a file written last says that it is whole."""
+def _make(environment: Environment, folder: Path, *, lock: IO[str], tell: Tell) -> None:
+    """Environments cannot be moved, so it grows in its place, and a file written last says that it is whole.
+
+    What is started holds the lock too: a pip that outlives us keeps everybody else out.
+    """
     _clear(folder)
     try:
         tell(f"Making {folder}")
-        _call([sys.executable, "-I", "-m", "venv", str(folder)], failed="venv could not make the environment")
+        venv = [sys.executable, "-I", "-m", "venv", str(folder)]
+        _call(venv, lock=lock, failed="venv could not make the environment")
         tell(f"Fetching {len(environment.requirements)} packages with pip: a minute or a few")
         listed = folder / "requirements.txt"
         listed.write_text("\n".join(environment.requirements) + "\n", encoding="utf-8")
-        pip = [str(_python_in(folder)), "-m", "pip", "install", "-r", str(listed)]
-        _call([*pip, *_PIP], failed="pip could not install what is pinned")
+        python = [str(_python_in(folder)), "-I"]
+        pip = [*python, "-m", "pip", "install", "-r", str(listed), *_PIP]
+        _call(pip, lock=lock, failed="pip could not install what is pinned")
+        _call([*python, "-c", _CHECK, str(listed)], lock=lock, failed="pip has not installed what is pinned")
         mark = {
             "name": environment.name,
             "digest": environment.digest,
@@ -224,33 +252,51 @@ def _make(environment: Environment, folder: Path, *, tell: Tell) -> None:
         raise
 
 
-def _call(command: Sequence[str], *, failed: str) -> None:
-    """Run a program of ours to its end; its own words are told without addresses, which may hold a password."""
-    done = _waited(command, limit_s=LIMIT_S, cwd=None, environment=None, words=subprocess.PIPE)
-    if done.returncode:
-        lines = [line for line in (done.stderr or "").splitlines() if line.strip()]
+_CHECK = """
+import sys
+from importlib.metadata import version
+pinned = (line.strip().split("==") for line in open(sys.argv[1], encoding="utf-8"))
+wrong = [name for name, wanted in pinned if version(name) != wanted]
+sys.exit(f"ERROR: another version of {', '.join(wrong)}" if wrong else 0)
+"""
+"""Whether an environment holds what is pinned."""
+
+
+def _call(command: Sequence[str], *, lock: IO[str] | None = None, failed: str) -> None:
+    """Run a program of ours to its end; its own words are told without addresses, which may hold a password.
+
+    Nothing in the folder one stands in, and no setting of Python's or of where pip installs, has a say in it.
+    """
+    settings = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON") and k not in _PLACES}
+    with tempfile.TemporaryDirectory(prefix="tabveil-") as nowhere:
+        started = _Start(command, cwd=Path(nowhere), environment=settings, words=subprocess.PIPE, lock=lock)
+        with _running(started) as process:
+            said = _end_of(process, limit_s=LIMIT_S)
+    if process.returncode:
+        lines = [line for line in said.splitlines() if line.strip()]
         last = next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "no word of it")
         raise MissingDependencyError(f"{failed}: {re.sub(r'[a-z+]+://[^ ]+', '(an address)', last).strip()}")
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Only one process makes or removes an environment at a time; the lock is gone with the process."""
+def _locked(folder: Path, *, shared: bool = False) -> Iterator[IO[str]]:
+    """One process at a time makes or removes an environment, or several use it; the lock is gone with the process."""
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(folder.with_name(f".{folder.name}.lock"), "w", encoding="utf-8") as lock:
-            _take(lock, folder.name)
-            yield
+            _take(lock, folder.name, how=fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            yield lock
     except OSError as error:
         reason = error.strerror or "the disk reported an error"
-        raise StorageError(f"The folder of environments cannot be written: {reason}.") from error
+        raise StorageError(f"The folder of environments cannot be changed: {reason}.") from error
 
 
-def _take(lock: IO[str], name: str) -> None:
+def _take(lock: IO[str], name: str, *, how: int) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UsageError(f"Another process is making or removing the environment {name!r}: wait for it.") from None
+        doing = "making, removing or using"
+        raise UsageError(f"Another process is {doing} the environment {name!r}: wait for it.") from None
 
 
 def _clear(folder: Path) -> None:
@@ -276,38 +322,49 @@ def run(name: str, *, tables: Mapping[str, pa.Table], job: Mapping[str, Any], li
       JSON, in a shape that the worker's own file describes.
 
     Raises:
-      UsageError, MissingDependencyError: as `python_of`.
+      UsageError, MissingDependencyError: as `python_of`; or the environment does not work, or is being removed.
       WorkerError: the worker failed (type and place of its error are told, never its words), or took too long.
       StorageError: the disk is full.
     """
-    python = python_of(name)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_locked(folder_of(name), shared=True))
+        python = python_of(name)
         folder = stack.enter_context(_private_folder())
         files = (_folder() / f for f in ("runner.py", f"{name}_worker.py"))
         runner, worker = (stack.enter_context(importlib.resources.as_file(f)) for f in files)
+        command = [python, "-I", "-B", str(runner), str(worker), str(folder), str(os.getpid())]
+        started = _Start(command, cwd=folder, environment=_little(folder), words=subprocess.DEVNULL)
+        process = stack.enter_context(_running(started))
         _write(folder, tables, job)
-        command = [python, "-I", "-B", str(runner), str(worker), str(folder)]
-        done = _waited(command, limit_s=limit_s, cwd=folder, environment=_little(folder), words=subprocess.DEVNULL)
-        return _read(folder, name, done.returncode)
+        _end_of(process, limit_s=limit_s)
+        return _read(folder, name, process.returncode)
 
 
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
     """A folder that only this user can open; gone afterwards, whatever happens."""
-    folder = Path(tempfile.mkdtemp(prefix="tabveil-"))  # made with mode 0700
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="tabveil-"))  # made with mode 0700
+    except OSError as error:
+        raise StorageError("There is no place for temporary files: set TMPDIR to a folder of yours.") from error
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            _log.warning("The folder %s holds real rows and could not be removed: remove it.", folder)
 
 
 def _write(folder: Path, tables: Mapping[str, pa.Table], job: Mapping[str, Any]) -> None:
+    """The tables, and last the job, for which the worker waits."""
     import pyarrow.parquet as pq
 
     try:
         for table, rows in tables.items():
             pq.write_table(rows, folder / f"{table}.parquet")
-        (folder / "job.json").write_text(json.dumps(job, allow_nan=False), encoding="utf-8")
+        beside = folder / "job.json.tmp"
+        beside.write_text(json.dumps(job, allow_nan=False), encoding="utf-8")
+        beside.replace(folder / "job.json")
     except OSError as error:
         reason = error.strerror or "the disk reported an error"
         raise StorageError(f"Temporary files cannot be written: {reason}. Nothing was left behind.") from error
@@ -325,35 +382,59 @@ def _read(folder: Path, name: str, code: int) -> Any:
         said = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
         if "answer" in said:
             return said["answer"]
+        if said.get("unusable"):
+            advice = f"tabveil env remove {name}, then tabveil env create {name}"
+            raise MissingDependencyError(f"The environment of {name} does not work ({said['error']}): {advice}.")
         raise WorkerError(f"The worker of {name} failed: {said['error']} in {said['place']}.")
     why = f"signal {-code} ended it; memory may have run out" if code < 0 else f"it ended with code {code}"
     raise WorkerError(f"The worker of {name} gave no answer: {why}.")
 
 
-def _waited(
-    command: Sequence[str], *, limit_s: float, cwd: Path | None, environment: Mapping[str, str] | None, words: int
-) -> subprocess.CompletedProcess[str]:
-    """A program run to its end, which it and its children meet at once when we are interrupted or time is up."""
-    process = subprocess.Popen(  # noqa: S603 - programs of ours, without a shell
-        command,
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=words,
-        text=True,
-        start_new_session=True,
-    )
+@dataclass(frozen=True)
+class _Start:
+    """A program to be started: of ours, without a shell, in a session of its own."""
+
+    command: Sequence[str]
+    cwd: Path
+    environment: Mapping[str, str]
+    words: int
+    lock: IO[str] | None = None
+
+
+@contextlib.contextmanager
+def _running(start: _Start) -> Iterator[subprocess.Popen[str]]:
+    """A program that is over when we are, with its children: after an interrupt, or when its time is up."""
     try:
-        _, said = process.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        raise WorkerError(f"A worker took longer than {limit_s:g} seconds and was stopped.") from None
+        process = subprocess.Popen(  # noqa: S603 - programs of ours, without a shell
+            start.command,
+            cwd=start.cwd,
+            env=start.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=start.words,
+            text=True,
+            start_new_session=True,
+            pass_fds=() if start.lock is None else (start.lock.fileno(),),
+        )
+    except OSError as error:
+        advice = "tabveil env remove, then tabveil env create"
+        raise MissingDependencyError(f"The environment's Python cannot be started: {advice}.") from error
+    try:
+        yield process
     finally:
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return subprocess.CompletedProcess(list(command), process.returncode, None, said)
+
+
+def _end_of(process: subprocess.Popen[str], *, limit_s: float) -> str:
+    """What a program said until its end; raises WorkerError where that does not come in time."""
+    try:
+        _, said = process.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        raise WorkerError(f"It took longer than {limit_s:g} seconds and was stopped.") from None
+    return said or ""
 
 
 # -------------------------------------------------------------------------------------------------------------- places
@@ -367,16 +448,9 @@ def _python_in(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
-def _is_ours(environment: Environment) -> bool:
-    try:
-        return importlib.metadata.version(environment.package) == environment.version
-    except importlib.metadata.PackageNotFoundError:
-        return False
-
-
 def _is_whole(environment: Environment) -> bool:
     folder = folder_of(environment.name)
-    return _mark(folder).get("digest") == environment.digest and _python_in(folder).exists()
+    return _mark(folder).get("digest") == environment.digest and os.access(_python_in(folder), os.X_OK)
 
 
 def _mark(folder: Path) -> dict[str, Any]:

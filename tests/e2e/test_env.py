@@ -17,7 +17,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The programs that would have made an environment, which is taken to be made."""
     programs: list[list[str]] = []
 
-    def instead(command: list[str], *, failed: str) -> None:
+    def instead(command: list[str], *, lock: object = None, failed: str) -> None:
         programs.append(command)
         if "venv" in command:
             python = Path(command[-1]) / "bin" / "python"
@@ -37,10 +37,10 @@ def test_listing_making_and_removing(desk: Desk, made: list[list[str]]) -> None:
     assert outcome.json["there"]
     assert outcome.json["accepted_on"]
     assert "patent rights are granted by this license" in outcome.err
-    assert [p[-1] for p in made] == [outcome.json["folder"], ":all:"]
+    assert [p[-1] for p in made] == [outcome.json["folder"], ":all:", f"{outcome.json['folder']}/requirements.txt"]
     assert "there" in desk.run("env", "list").out
     desk.run("env", "create", "anonymeter", "--accept-licence")
-    assert len(made) == 2
+    assert len(made) == 3
     assert desk.run("env", "remove", "anonymeter").out == "Removed anonymeter.\n"
     assert not desk.run("env", "remove", "anonymeter", "--json").json["removed"]
 
@@ -57,7 +57,7 @@ def test_nothing_is_made_unless_somebody_agrees(
     assert desk.run("env", "create", "anonymeter").code == 2
     assert made == []
     assert desk.run("env", "create", "anonymeter").code == 0
-    assert len(made) == 2
+    assert len(made) == 3
 
 
 def test_an_unknown_environment_is_a_usage_error(desk: Desk) -> None:

@@ -80,7 +80,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def toy(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The environment toy, made without pip; it sees our pyarrow."""
 
-    def instead(command: list[str], *, failed: str) -> None:
+    def instead(command: list[str], *, lock: object = None, failed: str) -> None:
         if "venv" in command:
             subprocess.run([*command, "--without-pip"], check=True)
             for packages in Path(command[-1]).glob("lib/python*/site-packages"):
@@ -195,7 +195,7 @@ def test_a_program_that_fails_is_quoted_without_addresses() -> None:
 def test_what_is_interrupted_or_cannot_be_fetched_leaves_nothing(
     home: Path, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(command: list[str], *, failed: str) -> None:
+    def half(command: list[str], *, lock: object = None, failed: str) -> None:
         if "venv" not in command:
             raise error
         Path(command[-1]).mkdir()
@@ -228,7 +228,7 @@ def test_nothing_is_made_unread_for_another_python_or_twice_at_once(
 def test_a_home_that_cannot_be_written_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "file").write_text("")
     monkeypatch.setenv("TABVEIL_HOME", str(home / "file"))
-    with pytest.raises(StorageError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be changed"):
         environments.create("toy", accepted=True)
 
 
@@ -243,15 +243,78 @@ def test_what_is_not_there_is_named_with_the_command_that_makes_it(home: Path) -
         environments.run("toy", tables=TABLE, job={})
 
 
-def test_our_own_interpreter_is_taken_where_it_has_the_very_version(home: Path) -> None:
-    for version, ours in ((numpy.__version__, True), ("0.1", False)):
-        (home / "data" / "toy.yaml").write_text(
-            (home / "data" / "toy.yaml").read_text().replace("package: toy", "package: numpy")
-        )
-        (home / "data" / "toy.txt").write_text(f"numpy=={version}\n")
-        assert environments.is_there("toy") == ours
+def test_our_own_interpreter_runs_no_worker(home: Path) -> None:
+    """Though it has the very version: nobody agreed to anything, and what lies beside it is not pinned."""
+    (home / "data" / "toy.yaml").write_text(
+        (home / "data" / "toy.yaml").read_text().replace("package: toy", "package: numpy")
+    )
     (home / "data" / "toy.txt").write_text(f"numpy=={numpy.__version__}\n")
-    assert environments.python_of("toy") == sys.executable
+    assert not environments.is_there("toy")
+    assert environments.state("toy") == ""
+
+
+def test_neither_the_folder_one_stands_in_nor_pythons_settings_have_a_say(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in (home / "here", home / "path"):
+        (place / "json").mkdir(parents=True)
+        (place / "json" / "__init__.py").write_text(f"open({str(home / 'ran')!r}, 'w')")
+    monkeypatch.chdir(home / "here")
+    monkeypatch.setenv("PYTHONPATH", str(home / "path"))
+    monkeypatch.setenv("PIP_TARGET", str(home / "elsewhere"))
+    asked = "import json, os, sys; sys.exit(1 if 'PIP_TARGET' in os.environ or 'PYTHONPATH' in os.environ else 0)"
+    environments._call([sys.executable, "-I", "-c", asked], failed="it failed")
+    assert not (home / "ran").exists()
+
+
+def test_what_pip_did_not_install_is_not_there(home: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    check = [str(toy / "bin" / "python"), "-I", "-c", environments._CHECK, str(home / "pins.txt")]
+    for pins, good in ((f"numpy=={numpy.__version__}\n", True), ("numpy==0.1\n", False), ("no-such-thing==1\n", False)):
+        (home / "pins.txt").write_text(pins)
+        if good:
+            environments._call(check, failed="it failed")
+        else:
+            with pytest.raises(MissingDependencyError, match="it failed"):
+                environments._call(check, failed="it failed")
+
+
+def test_what_is_started_keeps_others_out_though_we_are_gone(home: Path) -> None:
+    folder = environments.folder_of("toy")
+    with environments._locked(folder) as lock:
+        started = environments._Start(
+            [sys.executable, "-c", "import time; time.sleep(60)"],
+            cwd=home,
+            environment={},
+            words=subprocess.DEVNULL,
+            lock=lock,
+        )
+        with environments._running(started):
+            lock.close()
+            with pytest.raises(UsageError, match="Another process"), environments._locked(folder):
+                pass
+    with environments._locked(folder, shared=True), environments._locked(folder, shared=True):
+        pass
+
+
+@pytest.mark.parametrize("home_of", ["here/it", "~no-such-user/x"])
+def test_a_home_that_depends_on_where_one_stands_is_refused(
+    home: Path, home_of: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TABVEIL_HOME", home_of)
+    with pytest.raises(StorageError, match="home"):
+        environments.home()
+    assert not environments.is_there("toy")
+
+
+def test_a_python_that_does_not_run_is_no_environment(toy: Path) -> None:
+    python = toy / "bin" / "python"
+    python.unlink()
+    python.write_text("no program")
+    assert not environments.is_there("toy")
+    python.chmod(0o755)
+    with pytest.raises(MissingDependencyError, match="cannot be started"):
+        environments.run("toy", tables=TABLE, job={})
 
 
 # -------------------------------------------------------------------------------------------------------------- workers

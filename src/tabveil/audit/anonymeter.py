@@ -28,6 +28,7 @@ shown where its environment is made (`tabveil env create anonymeter`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,6 +44,8 @@ from tabveil.audit.rates import Count, beyond, finding, risk
 from tabveil.columns import Column, Decimal, Grid, Integer
 from tabveil.encoding import Codes, size
 from tabveil.records import Finding
+
+_log = logging.getLogger(__name__)
 
 NAME = "anonymeter"
 
@@ -107,12 +110,6 @@ class Anonymeter(Auditor):
             return f"{_WHAT} were not asked: that takes {LEAST} synthetic, training and held-out rows that occur once."
         return ""
 
-    def plan(self, data: AuditInput) -> str:
-        """Whose work it is, where our own interpreter has the package and nobody was asked; seconds to a minute."""
-        if environments.accepted_on(NAME):
-            return ""
-        return f"the attacks are by anonymeter. {environments.load(NAME).notice}"
-
     def compute(self, data: AuditInput) -> list[Finding]:
         """A finding for each attack; its control is the same attack on held-out people, its baseline the upper end of
         that rate's interval.
@@ -142,6 +139,7 @@ class Anonymeter(Auditor):
         try:
             said: list[dict[str, Any]] = environments.run(NAME, tables=_tables(data), job=job, limit_s=self._limit_s)
         except environments.WorkerError as error:
+            _log.warning("anonymeter: %s", error)
             nothing = {"tries": 0, "train": 0, "holdout": 0, "naive": 0, "naive_tries": 0, "failed": str(error)}
             return [nothing] * len(attacks)
         return said

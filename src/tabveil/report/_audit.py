@@ -32,6 +32,9 @@ SQUARE, DECADES = 200.0, 3
 THREE_QUESTIONS = "wp29"
 """The profile whose requirements are shown as cards."""
 
+MOST_ROWS = 1e15
+"""More rows than this no table has; larger numbers are not drawn."""
+
 COUNTED = ("k-anonymity", "k-map")
 """Measurements whose number is one of rows that look alike: the picture shows these."""
 
@@ -165,7 +168,7 @@ def _told(finding: Entry) -> str:
 
 def classes(measurements: Sequence[Entry], judgements: Sequence[Entry]) -> Drawing | None:
     """How many rows look alike at least, on a logarithmic axis, beside the thresholds that profiles ask for."""
-    shown = [m for m in measurements if m["name"] in COUNTED and 0 < _figure(m["value"]) < math.inf]
+    shown = [m for m in measurements if m["name"] in COUNTED and 1 <= _figure(m["value"]) <= MOST_ROWS]
     asked = _thresholds(judgements)
     if not shown:
         return None
@@ -189,7 +192,7 @@ def _thresholds(judgements: Iterable[Entry]) -> dict[float, str]:
     found: dict[float, list[str]] = {}
     for judgement in judgements:
         threshold = judgement.get("threshold")
-        if judgement.get("auditor") == "anonymity" and threshold is not None and 2 <= _figure(threshold) < math.inf:
+        if judgement.get("auditor") == "anonymity" and threshold is not None and 2 <= _figure(threshold) <= MOST_ROWS:
             found.setdefault(_figure(threshold), []).append(judgement["profile"])
     return {value: ", ".join(dict.fromkeys(names)) for value, names in found.items()}
 
@@ -212,13 +215,19 @@ SIZES = (
 
 def exposed(measurements: Sequence[Entry]) -> Drawing | None:
     """The share of rows with few that look alike, in parts; None where there is none to draw."""
-    shown = [m for m in measurements if m["name"] == "k-anonymity" and m.get("details", {}).get("rows")]
+    shown = [m for m in measurements if m["name"] == "k-anonymity" and _is_counted(m.get("details", {}))]
     most = max((_share(m, SIZES[-1][0]) for m in shown), default=0.0)
     if most <= 0:
         return None
     room = WIDTH - LABELS - 150
     rows = [{**_parts(m, room / most), "y": PITCH * at + 12} for at, m in enumerate(shown)]
     return {"rows": rows, "height": PITCH * len(rows), "left": LABELS, "width": WIDTH}
+
+
+def _is_counted(details: Mapping[str, Any]) -> bool:
+    """Whether there are rows, and no part of them is more than the whole."""
+    rows = _figure(details.get("rows", 0.0))
+    return 1 <= rows <= MOST_ROWS and all(0 <= _figure(details.get(name, 0.0)) <= rows for name, _ in SIZES)
 
 
 def _share(measurement: Entry, name: str) -> float:

@@ -252,11 +252,9 @@ def test_without_its_environment_only_whoever_names_it_is_told(caplog: pytest.Lo
     assert "tabveil env create anonymeter" in caplog.text
 
 
-def test_with_its_environment_it_runs_by_default(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+def test_with_its_environment_it_runs_by_default(worker: Worker) -> None:
     worker(lambda attack: counts(0, 0))
     assert "anonymeter" in {f.auditor for f in audit(**tables(), schema=SCHEMA)}
-    assert "patent rights are granted by this license" in caplog.text  # nobody has agreed to it by `tabveil env create`
 
 
 def test_wp29_takes_its_findings_for_all_three_questions(worker: Worker) -> None:

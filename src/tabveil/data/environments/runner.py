@@ -1,9 +1,11 @@
-"""Runs one worker in an environment of its own: `python -I runner.py WORKER FOLDER`, started by `tabveil.environments`.
+"""Runs a worker in an environment of its own: `python -I runner.py WORKER FOLDER PARENT`, by `tabveil.environments`.
 
 The worker's file has a function `answer(job, folder)`; what it gives goes to FOLDER/answer.json, and so do type and
 place of an error, never its words. Needs the standard library alone, of any Python that an environment may have.
 
-Privacy: FOLDER holds real rows. Where the process that made it is gone, nobody else removes it, so this one does.
+It is there before the tables are, and waits for job.json, which is written last.
+
+Privacy: FOLDER holds real rows. Where PARENT, which made it, is gone, nobody else removes it, so this process does.
 """
 
 import json
@@ -13,20 +15,34 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
-def main(worker: str, folder: Path) -> None:
-    """Answer the job that lies in `folder`."""
-    threading.Thread(target=_watch, args=(os.getppid(), folder), daemon=True).start()
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+def main(worker: str, folder: Path, parent: int) -> None:
+    """Answer the job that `parent` puts into `folder`."""
+    threading.Thread(target=_watch, args=(parent, folder), daemon=True).start()
     try:
-        said = {"answer": runpy.run_path(worker)["answer"](job, folder)}
+        answer = runpy.run_path(worker)["answer"]
+        said = _answered(answer, _job(folder), folder)
     except Exception as error:
-        said = {"error": type(error).__name__, "place": _place(error)}
+        said = {"error": type(error).__name__, "place": _place(error), "unusable": True}
     beside = folder / "answer.json.tmp"
     beside.write_text(json.dumps(said, allow_nan=False), encoding="utf-8")
     os.replace(beside, folder / "answer.json")
+
+
+def _job(folder: Path) -> object:
+    while not (folder / "job.json").exists():
+        time.sleep(0.02)
+    return json.loads((folder / "job.json").read_text(encoding="utf-8"))
+
+
+def _answered(answer: Callable[[object, Path], object], job: object, folder: Path) -> dict[str, object]:
+    try:
+        return {"answer": answer(job, folder)}
+    except Exception as error:
+        return {"error": type(error).__name__, "place": _place(error)}
 
 
 def _place(error: BaseException) -> str:
@@ -45,4 +61,4 @@ def _watch(parent: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
