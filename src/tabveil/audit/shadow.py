@@ -34,6 +34,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from tabveil.audit._membership_scores import NEIGHBOURS, Rows, around, rarity, scaled
 from tabveil.audit._shadow_attacks import Features, Scores, best
@@ -136,7 +137,7 @@ class Shadow(Auditor):
         left = np.setdiff1d(np.arange(len(data.train)), chosen)
         unit = data.schema.privacy_unit
         if unit is not None and unit in data.train:
-            units = data.train[unit].astype("string").to_numpy()
+            units = pd.factorize(data.train[unit].astype("string"))[0]  # rows without a name, -1, are one unit
             left = left[~np.isin(units[left], units[chosen])]
         return _Cast(chosen, data.shuffled("train", left, purpose="shadow rows")[: self.rows])
 

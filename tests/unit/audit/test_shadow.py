@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -355,3 +355,18 @@ def test_a_difference_is_found_wherever_it_is(where: str) -> None:
     found = best(inside, outside, seed=0)
     asked = (found.asked[0][:, None] > found.asked[1][None, :]).mean()
     assert asked >= 0.97
+
+
+def test_rows_without_a_name_are_one_unit_and_leave_together() -> None:
+    """A nameless target takes all nameless rows out of D, a named one its own unit's and no nameless row."""
+    rows = 60
+    train = pd.DataFrame({"n": range(rows), "who": [None if i % 3 == 0 else f"p{i}" for i in range(rows)]})
+    schema = Schema(
+        columns=(Identifier(name="who"), Integer(name="n", low=0, high=99)), privacy_unit="who", max_rows_per_unit=40
+    )
+    data = AuditInput(synthetic=train, train=train, holdout=None, schema=schema, refit=lambda frame, seed: frame)
+    for seed in range(12):
+        cast = Shadow(targets=["random"], fits=16, rows=60)._cast(replace(data, random_state=seed))
+        left = train.iloc[cast.base]["who"]
+        nameless = bool(train.iloc[cast.targets]["who"].isna().any())
+        assert left.isna().sum() == (0 if nameless else 20)
