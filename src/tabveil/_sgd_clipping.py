@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from tabveil._torch import Tensor, nn, torch
 from tabveil.errors import MissingDependencyError, UsageError
-from tabveil.mechanisms import secret_words
+from tabveil.noise import secret_words
 
 Losses = Callable[[Tensor], Tensor]
 """Codes, shape (rows, columns), whole numbers -> the loss of each row, shape (rows,), by that row alone."""

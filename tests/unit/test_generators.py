@@ -33,7 +33,8 @@ from tabveil.errors import (
 from tabveil.generators import generators
 from tabveil.generators.base import Generator, load, outside
 from tabveil.ledger import Ledger
-from tabveil.mechanisms import PrivateRows, seeded_noise_for_tests
+from tabveil.mechanisms import PrivateRows
+from tabveil.noise import seeded_noise_for_tests
 from tabveil.records import RELATION
 from tabveil.schema import Schema
 from tabveil.tables import Table

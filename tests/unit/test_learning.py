@@ -26,7 +26,8 @@ from tabveil.generators._marginals import Part, divide
 from tabveil.generators.base import create, load, outside
 from tabveil.generators.independent import Independent
 from tabveil.ledger import Ledger, Receipt
-from tabveil.mechanisms import PrivateRows, Question, seeded_noise_for_tests, selected, threshold
+from tabveil.mechanisms import PrivateRows, Question
+from tabveil.noise import seeded_noise_for_tests, selected, threshold
 from tabveil.schema import Schema
 from tabveil.tables import open_table
 

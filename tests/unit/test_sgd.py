@@ -33,11 +33,13 @@ from tabveil.accounting import DiscreteGaussianDpEvent, Spend  # noqa: E402
 from tabveil.columns import Categorical, Identifier, Integer  # noqa: E402
 from tabveil.errors import DataError, LedgerError, UnchargedError, UsageError  # noqa: E402
 from tabveil.ledger import Ledger, Receipt  # noqa: E402
-from tabveil.mechanisms import ClippedSum, PrivateRows, seeded_noise_for_tests  # noqa: E402
+from tabveil.mechanisms import PrivateRows  # noqa: E402
+from tabveil.noise import seeded_noise_for_tests  # noqa: E402
 from tabveil.samplers import bernoulli, gaussian  # noqa: E402
 from tabveil.schema import Schema  # noqa: E402
 from tabveil.sgd import Average, Checkpoints, Course, Descent, Schedule, threads, train, warm_up  # noqa: E402
 from tabveil.tables import open_table  # noqa: E402
+from tabveil.units import ClippedSum  # noqa: E402
 
 ALPHA = 1e-9
 A = Integer(name="a", low=0, high=9)

@@ -42,10 +42,11 @@ from tabveil.columns import Identifier, Integer
 from tabveil.encoding import decode, name_rows, size
 from tabveil.errors import UsageError
 from tabveil.ledger import Ledger
-from tabveil.mechanisms import ClippedSum, PrivateRows
+from tabveil.mechanisms import PrivateRows
 from tabveil.records import Finding
 from tabveil.schema import Schema
 from tabveil.sgd import Descent, Schedule
+from tabveil.units import ClippedSum
 
 AUDITOR = "training"
 

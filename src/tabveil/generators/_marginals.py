@@ -25,7 +25,8 @@ from tabveil.errors import UsageError
 from tabveil.generators.base import Arrays, Drawn, Generator, Plan, Progress
 from tabveil.graphical_model import Factor, GraphicalModel, JunctionTree, Measurement
 from tabveil.laws import Law
-from tabveil.mechanisms import PrivateRows, counting_event
+from tabveil.mechanisms import PrivateRows
+from tabveil.noise import counting_event
 from tabveil.schema import Schema
 
 

@@ -35,7 +35,8 @@ from tabveil.encoding import Codes, Floats, decode, encode_present, name_rows, s
 from tabveil.errors import DataError, LedgerError, MissingDependencyError, StorageError, TabveilError, UsageError
 from tabveil.generators import generators
 from tabveil.ledger import Ledger, Receipt
-from tabveil.mechanisms import PrivateRows, noise_is_seeded
+from tabveil.mechanisms import PrivateRows
+from tabveil.noise import noise_is_seeded
 from tabveil.records import RELATION, PrivacyStatement
 from tabveil.schema import Schema
 from tabveil.tables import Table, open_table, write_bytes, write_text

@@ -42,9 +42,10 @@ from tabveil.generators._wording import Wording, most_tokens
 from tabveil.generators._writing import Reading
 from tabveil.generators.base import Arrays, Plan, Progress, whole
 from tabveil.ledger import Ledger, Receipt
-from tabveil.mechanisms import ClippedSum, PrivateRows
+from tabveil.mechanisms import PrivateRows
 from tabveil.schema import Schema
 from tabveil.sgd import Average, Course, Descent, warm_up
+from tabveil.units import ClippedSum
 
 Tensor = torch.Tensor
 

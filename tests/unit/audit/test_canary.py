@@ -137,8 +137,8 @@ def test_the_white_box_comes_near_to_the_claim() -> None:
 
 def test_half_the_noise_is_found_by_the_bound_on_epsilon() -> None:
     """100 fits a side at 95 %: mu is 3.2 where 1.6 is claimed, its bound about 2.2 with a deviation of 0.15."""
-    half = Edit("tabveil.mechanisms:gaussian_noise", "scale=float(event.sigma)", "scale=0.5 * float(event.sigma)")
-    unguarded = Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float(")
+    half = Edit("tabveil.noise:gaussian_noise", "scale=float(event.sigma)", "scale=0.5 * float(event.sigma)")
+    unguarded = Edit("tabveil.noise:_price", "return float(", "return 0.0 * float(")
     with planted(half, unguarded):
         found = audit_generator(Histograms(), SCHEMA, fits=100)
     assert beyond(found[2])
