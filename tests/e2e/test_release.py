@@ -16,10 +16,10 @@ import pytest
 
 from e2e.conftest import ROWS, SENTINEL, Desk, people
 from tabveil import learning, pipeline, verification
+from tabveil.caveats import outside
 from tabveil.columns import Categorical, Decimal, Identifier, Integer
 from tabveil.constraints import Implied
 from tabveil.errors import VerificationError
-from tabveil.generators.base import outside
 from tabveil.ledger import Ledger
 from tabveil.noise import seeded_noise_for_tests
 from tabveil.records import PrivacyStatement

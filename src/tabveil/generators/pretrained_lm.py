@@ -37,10 +37,11 @@ from tabveil.errors import DataError, UsageError
 from tabveil.generators._base_model import BaseModel, Tokens, digest_of, folder_of, positions_of
 from tabveil.generators._deep import Cells, Counted, DeepGenerator, seeded
 from tabveil.generators._row_losses import Neighbours, RowLosses
+from tabveil.generators._saved import Arrays
 from tabveil.generators._text_law import Examples, TextLaw
 from tabveil.generators._wording import Wording, most_tokens
 from tabveil.generators._writing import Reading
-from tabveil.generators.base import Arrays, Plan, Progress, whole
+from tabveil.generators.base import Plan, Progress, whole
 from tabveil.ledger import Ledger, Receipt
 from tabveil.mechanisms import PrivateRows
 from tabveil.schema import Schema
