@@ -1503,9 +1503,9 @@ _SGD = (
         "a8-bias-forgotten",
         "the norm leaves out the bias of a linear layer",
         Edit(
-            "tabveil._sgd_clipping:LinearForm.squared",
-            "_rows_squared(self.a) + float(self.bias)",
-            "_rows_squared(self.a)",
+            "tabveil._sgd_forms:LinearForm.squared",
+            "rows_squared(self.a) + float(self.bias)",
+            "rows_squared(self.a)",
         ),
         Check(SGD, "test_a_row_that_moves_biases_alone_is_clipped"),
         _MORE,
@@ -1514,7 +1514,7 @@ _SGD = (
         "a8-several-positions-forgotten",
         "weights that several positions share are left out of the norm",
         Edit(
-            "tabveil._sgd_clipping:_uncancelled",
+            "tabveil._sgd_forms:_uncancelled",
             "whole.clamp(min=0.0) + CANCELLED * bound.square()",
             "torch.zeros_like(bound)",
         ),
@@ -1545,7 +1545,7 @@ _SGD = (
     _m(
         "a8-long-rows",
         "squares of a million inputs are summed in single precision",
-        Edit("tabveil._sgd_clipping:_rows_squared", "torch.split(values, WIDTH, dim=1)", "[values]"),
+        Edit("tabveil._sgd_forms:rows_squared", "torch.split(values, WIDTH, dim=1)", "[values]"),
         Check(SGD, "test_norms_of_long_rows_do_not_lose_what_they_add_up"),
         "2.0**-13",
     ),
@@ -1553,7 +1553,7 @@ _SGD = (
         "a8-signals-too-long",
         "signals beyond what a weight in single precision can bring down to the clip are let through",
         Edit(
-            "tabveil._sgd_clipping:_uncancelled",
+            "tabveil._sgd_forms:_uncancelled",
             "torch.where(torch.maximum(reach, lengths) < LARGEST**0.5, lengths, math.nan)",
             "torch.where(reach < LARGEST**0.5, lengths, math.nan)",
         ),
@@ -1584,7 +1584,7 @@ _SGD = (
     _m(
         "a8-bias-of-positions-forgotten",
         "the norm of several positions leaves out the bias, and what its gradients cancel",
-        Edit("tabveil._sgd_clipping:_gram_some", "a @ a.mT + float(bias)", "a @ a.mT"),
+        Edit("tabveil._sgd_forms:_gram_some", "a @ a.mT + float(bias)", "a @ a.mT"),
         Check(SGD, "test_biases_that_nearly_cancel_are_clipped", (True, 16)),
         _MORE,
     ),
@@ -1592,7 +1592,7 @@ _SGD = (
         "a8-bias-of-many-positions-forgotten",
         "the norm of many positions of a thin layer leaves out the bias, and what its gradients cancel",
         Edit(
-            "tabveil._sgd_clipping:_outer_some",
+            "tabveil._sgd_forms:_outer_some",
             "    whole = (g.mT @ a)",
             "    bias = False\n    whole = (g.mT @ a)",
         ),

@@ -26,9 +26,10 @@ torch = pytest.importorskip("torch", reason="the extra deep is not installed")
 
 from torch import nn  # noqa: E402
 
-from tabveil import _sgd_clipping, accounting, mechanisms  # noqa: E402
+from tabveil import _sgd_forms, accounting, mechanisms  # noqa: E402
 from tabveil._sgd_apart import check_rows_apart  # noqa: E402
-from tabveil._sgd_clipping import CLIP_MARGIN, MULTIPLE, Clipper, _rows_squared, secret_chance  # noqa: E402
+from tabveil._sgd_clipping import CLIP_MARGIN, MULTIPLE, Clipper, secret_chance  # noqa: E402
+from tabveil._sgd_forms import rows_squared  # noqa: E402
 from tabveil.accounting import DiscreteGaussianDpEvent, Spend  # noqa: E402
 from tabveil.columns import Categorical, Identifier, Integer  # noqa: E402
 from tabveil.errors import DataError, LedgerError, UnchargedError, UsageError  # noqa: E402
@@ -133,7 +134,7 @@ def clipped(gradients: torch.Tensor, clip: float) -> torch.Tensor:
 def few_positions(few: int) -> Iterator[None]:
     """Inside, norms of layers with more positions, and fewer weights than pairs of these, are taken of the sums."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_sgd_clipping, "FEW_POSITIONS", few)
+        patch.setattr(_sgd_forms, "FEW_POSITIONS", few)
         yield
 
 
@@ -256,7 +257,7 @@ def test_norms_of_long_rows_do_not_lose_what_they_add_up() -> None:
     for value in (0.1, 0.3, 0.7, 1 / 3):
         rows = torch.full((3, 1_000_000), value)
         exact = rows[0].double().square().sum()
-        assert (_rows_squared(rows) / exact - 1).abs().max() < 2.0**-13
+        assert (rows_squared(rows) / exact - 1).abs().max() < 2.0**-13
 
 
 @pytest.mark.parametrize("few", [0, 16])
