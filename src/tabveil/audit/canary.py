@@ -139,6 +139,7 @@ class _About:
             threat_model=BLACK if name.startswith("black") else WHITE,
             targets=TARGET,
             cost=f"{2 * self.runs.fits} fits",
+            baseline_of="claim",
         )
 
     def bounded(self, name: str, out: Floats, into: Floats) -> Finding:
@@ -415,6 +416,7 @@ def _one_run(name: str, seen: _Guessed, generator: Fits, about: tuple[str, float
         threat_model=threat.replace("was the further unit in", "which canaries were in"),
         targets=f"{seen.canaries:,} units, each in a cell of its own",
         cost="1 fit",
+        baseline_of="claim",
     )
 
 
@@ -429,6 +431,7 @@ class Canary(Auditor):
     """
 
     refits = True
+    needs_tables = False
 
     def why_not(self, data: AuditInput) -> str:
         """As `Auditor.why_not`: fits are needed, and a schema from which worst-case neighbours can be made."""
@@ -463,7 +466,8 @@ class Canary(Auditor):
             verdict=f"Of {hits.tries + alarms.tries} fits {hits.hits + alarms.misses.hits} were told apart: "
             f"a claim of pure epsilon below {bound.low:.3g} would be wrong.",
         )
-        return [replace(found, threat_model=BLACK, targets=TARGET, seed=data.random_state, cost=f"{2 * REFITS} fits")]
+        told = replace(found, threat_model=BLACK, targets=TARGET, seed=data.random_state, cost=f"{2 * REFITS} fits")
+        return [told if data.promise is None else replace(told, baseline_of="claim")]
 
 
 def _allowed(promise: tuple[float, float] | None) -> float:

@@ -329,6 +329,7 @@ class _About:
             ceiling=ceiling,
             verdict=verdict,
             internal=True,
+            baseline_of="claim",
         )
 
 
