@@ -139,8 +139,17 @@ def _shown(found: Finding) -> str:
 
 
 def _judgements(found: Audited) -> str:
-    rows = [(j.profile, j.outcome, f"{j.requirement}: {j.sentence}") for j in found.judgements]
-    return columns([("profile", "outcome", "asked, and why"), *rows]) if rows else ""
+    """Outcomes with the numbers that decided; why, in a sentence each, is in the file."""
+    rows = [(j.profile, j.outcome, _brief(j.value), _brief(j.threshold), j.requirement) for j in found.judgements]
+    if not rows:
+        return ""
+    return (
+        columns([("profile", "outcome", "number", "line", "asked"), *rows]) + "\nWhy, in a sentence each: in the file."
+    )
+
+
+def _brief(value: float | None) -> str:
+    return "" if value is None else readable(value)
 
 
 def _measurements(found: Audited) -> str:
