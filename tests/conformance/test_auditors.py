@@ -173,6 +173,10 @@ def check_findings_are_complete(name: str) -> None:
         assert f.interval[0] <= f.value <= f.interval[1]
         assert f.interval[0] <= f.ceiling
         assert f.verdict.endswith(".")
+        assert f.threat_model.endswith(".")
+        assert f.targets
+        assert f.cost
+        assert f.seed == 0
         assert "safe" not in f.verdict.lower()
         assert "\n" not in f.verdict
         assert Finding.from_json(f.to_json()) == f
