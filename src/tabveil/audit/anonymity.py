@@ -59,8 +59,8 @@ _AGAINST = f"{SYNTHETIC} against {REAL}"
 _NAME = "Anonymity"
 
 _THREAT = (
-    "The attacker knows the quasi-identifiers of everybody, and of some people that nobody else has theirs; he looks for "
-    "such people in the synthetic table."
+    "The attacker knows the quasi-identifiers of everybody, and of some people that nobody else has theirs; he looks "
+    "for such people in the synthetic table."
 )
 
 
