@@ -9,9 +9,11 @@ import math
 from functools import lru_cache
 
 import numpy as np
+from dp_accounting import DpEvent
 from numpy.typing import NDArray
 from scipy import special, stats
 
+from tabveil import accounting
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent
 
 Floats = NDArray[np.float64]
@@ -19,6 +21,12 @@ Noise = DiscreteGaussianDpEvent | DiscreteLaplaceDpEvent
 
 WIDEST = 12.0
 """Standard deviations of a discrete Gaussian beyond which nothing is summed: 1e-32 of its mass."""
+
+SMALL = 0.05
+"""An epsilon beside which a delta is as good as the total variation distance, up to a thousandth."""
+
+HALVINGS = 8
+"""Deltas asked for."""
 
 FARTHEST = 37.0
 """Normal deviations are told apart up to here, where a double's p-value ends."""
@@ -108,20 +116,16 @@ def two_sided(z: float) -> float:
     return float(2 * stats.norm.sf(abs(z)))
 
 
-def separation(into: Floats, out: Floats, alpha: float) -> tuple[float, float]:
-    """mu of two Gaussians of one spread: estimate, and lower bound that errs with at most `alpha` where there are many.
-
-    The bound takes Welch's interval of the shift over the chi-squared one of the spread, alpha / 2 each.
+def charged(event: DpEvent) -> list[tuple[float, float]]:
+    """What an event that was charged keeps, as (epsilon, delta): deltas around the least that goes with a small epsilon
+    (HALVINGS of the interval from 0 to 1), where `most_right` is smallest.
     """
-    spread = math.sqrt((into.var(ddof=1) + out.var(ddof=1)) / 2)
-    shift = float(into.mean() - out.mean())
-    if spread <= 0:
-        return (math.inf, math.inf) if shift > 0 else (0.0, 0.0)
-    wrong = math.sqrt(into.var(ddof=1) / len(into) + out.var(ddof=1) / len(out))
-    free = len(into) + len(out) - 2
-    least = shift - float(stats.t.isf(alpha / 2, min(len(into), len(out)) - 1)) * wrong
-    widest = spread * math.sqrt(free / float(stats.chi2.ppf(alpha / 2, free)))
-    return max(0.0, shift / spread), max(0.0, least / widest)
+    low, high, found = 0.0, 1.0, []
+    for _ in range(HALVINGS):
+        delta = (low + high) / 2
+        found.append((accounting.epsilon(event, delta), delta))
+        low, high = (delta, high) if found[-1][0] > SMALL else (low, delta)
+    return found
 
 
 def variance(noise: Noise) -> float:

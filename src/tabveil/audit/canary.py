@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tabveil import accounting
-from tabveil.accounting import Spend
+from tabveil.accounting import Spend, event_of
 from tabveil.audit import _canary_laws as laws
 from tabveil.audit._canary_fits import Fits, Runs, refitted, run
 from tabveil.audit._canary_laws import Floats
@@ -41,10 +41,12 @@ from tabveil.audit.base import ALPHA, AuditInput, Auditor, Tell, untold
 from tabveil.audit.rates import (
     Count,
     above,
+    ceiling,
     empirical_epsilon,
     epsilon_of_counts,
     finding,
-    gaussian_epsilon,
+    interval,
+    most_right,
     one_run_epsilon,
 )
 from tabveil.errors import UsageError
@@ -109,7 +111,7 @@ def audit_generator(
         raise UsageError("An audit needs a private generator, 10 fits to each table or more, and a confidence of 3/4.")
     runs = run(generator, worst_case(schema, nameless=nameless), fits=fits, tell=tell)
     about = _About(runs, generator.epsilon, generator.delta, (1 - confidence) / FINDINGS)
-    return (_black(about), _white(about), _mu(about), _priced(about), _law(about), _asked(about))
+    return (_black(about), _white(about), _apart(about), _priced(about), _law(about), _asked(about))
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,20 +191,23 @@ def _evidence(runs: Runs) -> tuple[Floats, Floats]:
     return out, into
 
 
-def _mu(about: _About) -> Finding:
-    """The same scores where the trade-off is taken for Gaussian: tighter, and as good as that the noise has its law.
+def _apart(about: _About) -> Finding:
+    """How often answers that are likelier with the further unit come of a fit to it, and others do not.
 
-    Where delta is 0 nothing Gaussian is claimed, and nothing is bounded.
+    The cut is fixed beforehand, so that all fits count, and the baseline is what the charges allow any rule, by the
+    accountant that priced the claim: whatever the noise, and however adaptive the fit. It is less than the claim at one
+    delta allows, so that less is needed to contradict it.
     """
     out, into = _evidence(about.runs)
-    mu, least = laws.separation(into, out, about.alpha) if about.delta else (0.0, 0.0)
-    fair = laws.separation(out[::2], out[1::2], about.alpha)[0] if about.delta else 0.0
-    value, low, control = (gaussian_epsilon(m, about.delta) if about.delta else 0.0 for m in (mu, least, fair))
+    right, fair = (above(i, 0.0) + above(o, 0.0).misses for i, o in ((into, out), (out[::2], out[1::2])))
+    low = interval(right, 1 - 2 * about.alpha)[0]
+    allowed = most_right([(about.epsilon, about.delta), *laws.charged(event_of(about.runs.spends))])
+    said = f"Answers told apart {right.hits:,} of {right.tries:,} fits, so at least {low:.4g}; {allowed:.4g} is allowed"
     return about.finding(
-        f"white box: answers (epsilon at delta {about.delta:g}, as of Gaussian noise)",
-        (value, (low, math.inf)),
-        (about.epsilon, control, math.inf),
-        _against(low, about.epsilon, f"mu of at least {least:.3g}"),
+        "white box: answers, told apart (share of fits; beside the most that the charges allow)",
+        (right.rate, (low, 1.0)),
+        (allowed, fair.rate, ceiling(right.tries, 1 - 2 * about.alpha)),
+        f"{said}: {'MORE THAN IS CHARGED' if low > allowed else 'no contradiction, and no proof'}.",
     )
 
 
@@ -231,7 +236,7 @@ def _cost(transcript: Transcript, about: _About) -> float:
     if any(label not in charged for label in given):
         return math.inf
     spends = [Spend(label, charged[label], given.count(label)) for label in dict.fromkeys(given)]
-    return accounting.epsilon(accounting.event_of(spends), about.delta) if spends else 0.0
+    return accounting.epsilon(event_of(spends), about.delta) if spends else 0.0
 
 
 def _asked(about: _About) -> Finding:
@@ -468,10 +473,7 @@ class Canary(Auditor):
 
 def _allowed(promise: tuple[float, float] | None) -> float:
     """The largest share of right guesses between two neighbours (Kairouz, Oh, Viswanath 2015, section 3)."""
-    if promise is None:
-        return 0.5
-    epsilon, delta = promise
-    return min(1.0, (1 + delta * math.exp(-epsilon)) / (1 + math.exp(-epsilon)))
+    return 0.5 if promise is None else most_right([promise])
 
 
 def told_apart(out: Floats, into: Floats) -> tuple[Count, Count]:
