@@ -143,10 +143,10 @@ class _About:
             cost=f"{2 * self.runs.fits} fits",
         )
 
-    def bounded(self, name: str, out: Floats, into: Floats) -> Finding:
-        """The epsilon that scores of fits show, by counts."""
+    def bounded(self, name: str, out: Floats, into: Floats, *, blind: Floats) -> Finding:
+        """The epsilon that scores of fits show, by counts; both halves of `blind` are scores of fits to one table."""
         found = empirical_epsilon(into, out, delta=self.delta, confidence=1 - self.alpha)
-        control = empirical_epsilon(out[::2], out[1::2], delta=self.delta, confidence=1 - self.alpha)
+        control = empirical_epsilon(blind[::2], blind[1::2], delta=self.delta, confidence=1 - self.alpha)
         return self.finding(
             f"{name} (epsilon at delta {self.delta:g}, by counts)",
             (found.estimate, found.interval),
@@ -155,9 +155,11 @@ class _About:
         )
 
     def taught(self, name: str, out: Floats, into: Floats) -> Finding:
-        """The same of a linear score of features, shape (fits, features), learned from fits that are not counted."""
+        """The same of a linear score of features, shape (fits, features), learned from fits that are not counted, nor
+        in the control: what taught a score differs from the rest by it, in whatever it was lucky.
+        """
         weights = direction(into[1::2], out[1::2])
-        return self.bounded(name, out @ weights, into @ weights)
+        return self.bounded(name, out @ weights, into @ weights, blind=out[::2] @ weights)
 
 
 def _against(low: float, claimed: float, seen: str) -> str:
@@ -183,7 +185,8 @@ def direction(into: Floats, out: Floats) -> Floats:
 
 def _white(about: _About) -> Finding:
     """By the likelihood ratio of all answers."""
-    return about.bounded("white box: answers", *_evidence(about.runs))
+    out, into = _evidence(about.runs)
+    return about.bounded("white box: answers", out, into, blind=out)
 
 
 def _evidence(runs: Runs) -> tuple[Floats, Floats]:
@@ -456,7 +459,8 @@ class Canary(Auditor):
         out, into = refitted(data.refit, worst_case(data.schema), fits=REFITS, tell=data.tell)
         weights = direction(into[1::2], out[1::2])
         hits, alarms = told_apart(out @ weights, into @ weights)
-        blind = told_apart(out[::2] @ weights, out[1::2] @ weights)
+        counted = out[::2] @ weights
+        blind = told_apart(counted[::2], counted[1::2])
         bound = epsilon_of_counts(hits, alarms, confidence=1 - ALPHA, method="accuracy")
         found = finding(
             auditor=AUDITOR,

@@ -212,6 +212,18 @@ def test_a_question_shaped_by_rows_is_found() -> None:
     ]
 
 
+def test_controls_are_of_fits_that_taught_nothing() -> None:
+    """200 fits a side of noise alone, 100 numbers each: a score learned from 100 of a side tells these from the others
+    to one table. Sixteen such controls show an epsilon of 0.1 on average; of fits that taught, more than 1.
+    """
+    rng, shown = np.random.default_rng(3), []
+    for _ in range(16):
+        out, into = rng.normal(size=(2, 200, 100))
+        runs = Runs((), ([], []), (out, into))
+        shown.append(_About(runs, 1.0, DELTA, 0.05).taught("noise", out, into).control)
+    assert np.mean(shown) < 0.5
+
+
 # -------------------------------------------------------------------------------------------------------------- laws
 @pytest.mark.parametrize(
     "noise", [DiscreteGaussianDpEvent(0.6), DiscreteGaussianDpEvent(20.0, 3), DiscreteLaplaceDpEvent(0.5)]
