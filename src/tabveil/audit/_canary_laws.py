@@ -15,6 +15,7 @@ from scipy import special, stats
 
 from tabveil import accounting
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent
+from tabveil.audit._white_box import two_sided
 
 Floats = NDArray[np.float64]
 Noise = DiscreteGaussianDpEvent | DiscreteLaplaceDpEvent
@@ -27,9 +28,6 @@ SMALL = 0.05
 
 HALVINGS = 8
 """Deltas asked for."""
-
-FARTHEST = 37.0
-"""Normal deviations are told apart up to here, where a double's p-value ends."""
 
 
 def log_mass(noise: Noise, values: Floats) -> Floats:
@@ -96,24 +94,6 @@ def scale(values: Floats) -> float:
 def centre(values: Floats) -> float:
     """P-value of their sum, both ways."""
     return two_sided(float(values.sum()) / math.sqrt(len(values))) if len(values) else 1.0
-
-
-def uncorrelated(one: Floats, other: Floats) -> float:
-    """P-value of the mean product of independent standard normal pairs, bounded so that no single pair decides."""
-    if not one.size:
-        return 1.0
-    product = np.clip(one, -FARTHEST, FARTHEST) * np.clip(other, -FARTHEST, FARTHEST)
-    return two_sided(float(product.sum()) / math.sqrt(product.size))
-
-
-def as_deviation(p: float) -> float:
-    """The standard normal number, from 0 up, that is as unlikely as `p`."""
-    return min(float(stats.norm.isf(max(p, 1e-300) / 2)), FARTHEST)
-
-
-def two_sided(z: float) -> float:
-    """P-value of a standard normal number."""
-    return float(2 * stats.norm.sf(abs(z)))
 
 
 def charged(event: DpEvent) -> list[tuple[float, float]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tabveil._sgd_clipping import CLIP_MARGIN
+from tabveil.audit._white_box import successive, uncorrelated
 from tabveil.sgd import Schedule
 
 Floats = NDArray[np.float64]
@@ -99,22 +100,16 @@ def noise_tests(run: Observations) -> list[tuple[str, float]]:
         ("steps have the same noise", 0.0 if distinct < len(left) else 1.0),
         ("a canary does not move the sum by one clip under the charged noise", _normal(left[there])),
         ("the noise does not have its law", _normal(left[~there])),
-        ("the noise of a step depends on the one before", _uncorrelated(left[1:], left[:-1])),
-        ("coordinates share noise", _uncorrelated(left[:, 1:], left[:, :-1])),
+        ("the noise of a step depends on the one before", successive(left)),
+        ("coordinates share noise", successive(left.T)),
     ]
 
 
 def between(one: Observations, other: Observations) -> tuple[str, float]:
     """P-value of the noise of two runs, and what a small one says."""
     steps = min(len(one.seen), len(other.seen))
-    return "two runs have the same noise", _uncorrelated(one.residual[:steps], other.residual[:steps])
+    return "two runs have the same noise", uncorrelated(one.residual[:steps], other.residual[:steps])
 
 
 def _normal(values: Floats) -> float:
     return float(stats.kstest(values, "norm").pvalue) if len(values) >= 4 else 1.0
-
-
-def _uncorrelated(a: Floats, b: Floats) -> float:
-    """P-value of independent standard normal pairs with such a mean product."""
-    z = float((a * b).mean()) * math.sqrt(a.size) if a.size else 0.0
-    return 2 * float(stats.norm.sf(abs(z)))

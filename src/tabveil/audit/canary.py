@@ -22,7 +22,6 @@ the same, as every auditor's are.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from tabveil.audit._canary_laws import Floats
 from tabveil.audit._canary_one_run import one_run
 from tabveil.audit._canary_transcripts import Chosen, Counted, Transcript
 from tabveil.audit._canary_worlds import ROWS, worst_case
+from tabveil.audit._white_box import FARTHEST, as_deviation, successive
 from tabveil.audit.base import ALPHA, AuditInput, Auditor, Tell, untold
 from tabveil.audit.rates import (
     Count,
@@ -270,12 +270,12 @@ def _law(about: _About) -> Finding:
     """Is the noise as charged, fresh and independent, and does one unit move answers by what was charged?"""
     tested = [test for side in (0, 1) for test in law_tests(about.runs.transcripts[side], side)]
     worst, p = min(tested, key=lambda t: t[1])
-    value, limit = laws.as_deviation(p), laws.as_deviation(about.alpha / len(tested))
+    value, limit = as_deviation(p), as_deviation(about.alpha / len(tested))
     said = f"is NOT AS CHARGED: {worst}" if value > limit else f"shows nothing beyond chance in {len(tested)} tests"
     return about.finding(
         "white box: the noise, the least likely of what was seen of it",
         (value, (value, value)),
-        (limit, 0.0, laws.FARTHEST),
+        (limit, 0.0, FARTHEST),
         f"The noise of the answers {said}.",
     )
 
@@ -287,7 +287,6 @@ def law_tests(transcripts: Sequence[Transcript], side: int) -> list[tuple[str, f
     moved = np.concatenate([np.concatenate([d[m] for d, m in fit]) if fit else np.zeros(0) for fit in seen])
     each = [np.concatenate([d for d, _ in fit]) if fit else np.zeros(0) for fit in seen]
     pooled = np.concatenate(each)
-    pairs = [(a, b) for a, b in itertools.pairwise(each) if len(a) == len(b)]
     return [
         ("answers are not whole numbers", 0.0 if not _whole(transcripts) else 1.0),
         ("the noise does not have its law", laws.normal(pooled)),
@@ -295,11 +294,19 @@ def law_tests(transcripts: Sequence[Transcript], side: int) -> list[tuple[str, f
         ("answers are off on the whole", laws.centre(pooled)),
         ("the further unit moves answers by another amount than it may", laws.centre(moved)),
         ("fits have the same noise", _repeated(transcripts, side)),
-        ("the noise of a fit depends on the one before", _product(pairs)),
-        ("the noise of a cell depends on its neighbour's", _product([(a[1:], a[:-1]) for a in each if len(a)])),
+        ("the noise of a fit depends on the one before", successive(_rows(each))),
+        ("the noise of a cell depends on its neighbour's", successive(pooled)),
         ("choices do not follow the charged noise", _choices(transcripts, side)),
         ("choices favour some candidates beyond the charged noise", _places(transcripts, side)),
     ]
+
+
+def _rows(each: Sequence[Floats]) -> Floats:
+    """The deviates of each fit as a row, 0 beyond the last."""
+    rows = np.zeros((len(each), max(map(len, each), default=0)))
+    for row, deviates in zip(rows, each, strict=True):
+        row[: len(deviates)] = deviates
+    return rows
 
 
 def _noisy(transcript: Transcript) -> list[Counted]:
@@ -330,13 +337,6 @@ def _repeated(transcripts: Sequence[Transcript], side: int) -> float:
         return 1.0
     equal = max(sum(c.noisy.size * math.log(laws.collision(c.noise)) for c in fit if c.noise) for fit in heard if fit)
     return min(1.0, len(left) ** 2 / 2 * math.exp(equal))
-
-
-def _product(pairs: Sequence[tuple[Floats, Floats]]) -> float:
-    if not pairs:
-        return 1.0
-    one, other = (np.concatenate([p[i] for p in pairs]) for i in (0, 1))
-    return laws.uncorrelated(one, other)
 
 
 def _chosen(transcripts: Sequence[Transcript]) -> list[Chosen]:
