@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tabveil._sgd_clipping import CLIP_MARGIN
-from tabveil.audit._white_box import successive, uncorrelated
+from tabveil.audit._white_box import Test, successive, uncorrelated
 from tabveil.sgd import Schedule
 
 Floats = NDArray[np.float64]
@@ -51,7 +51,7 @@ class Observations:
 
 
 # ------------------------------------------------------------------------------------------------------------- coins
-def coin_tests(run: Observations, *, units: int) -> list[tuple[str, float]]:
+def coin_tests(run: Observations, *, units: int) -> list[Test]:
     """P-values of what was seen of the coins of a table of so many units, each with what a small one says."""
     rate, (steps, canaries) = run.schedule.rate, (len(run.seen), run.canaries)
     drawn = run.drawn[:, :canaries]
@@ -92,7 +92,7 @@ def _tail(sizes: Ints, units: int, rate: float) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------- noise
-def noise_tests(run: Observations) -> list[tuple[str, float]]:
+def noise_tests(run: Observations) -> list[Test]:
     """P-values of what was seen of the noise, each with what a small one says."""
     left, there = run.residual, run.drawn > 0
     distinct = len(np.unique(left[:, -3:], axis=0))
@@ -105,7 +105,7 @@ def noise_tests(run: Observations) -> list[tuple[str, float]]:
     ]
 
 
-def between(one: Observations, other: Observations) -> tuple[str, float]:
+def between(one: Observations, other: Observations) -> Test:
     """P-value of the noise of two runs, and what a small one says."""
     steps = min(len(one.seen), len(other.seen))
     return "two runs have the same noise", uncorrelated(one.residual[:steps], other.residual[:steps])

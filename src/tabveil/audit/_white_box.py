@@ -1,18 +1,81 @@
-"""What the white-box audits, `canary` and `training`, share: is noise that was seen independent?
+"""What the white-box audits, `canary` and `training`, share: findings beside a claim, and tests of the noise.
 
 Privacy: numbers about made-up rows and canaries; INTERNAL, as everything an audit sees.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+
+from tabveil.records import Finding
 
 Floats = NDArray[np.float64]
 
 FARTHEST = 37.0
 """Normal deviations are told apart up to here, where a double's p-value ends."""
+
+
+Test = tuple[str, float]
+"""What a small p-value says, and the p-value."""
+
+
+@dataclass(frozen=True, eq=False)
+class About:
+    """What all findings of one audit share.
+
+    Attributes:
+      auditor: its name.
+      alpha: the chance of error of each.
+    """
+
+    auditor: str
+    alpha: float
+
+    def finding(
+        self,
+        name: str,
+        found: tuple[float, tuple[float, float]],
+        beside: tuple[float, float, float],
+        verdict: str,
+    ) -> Finding:
+        """Of `found` (value, interval) `beside` (baseline, control, ceiling)."""
+        baseline, control, ceiling = beside
+        return Finding(
+            auditor=self.auditor,
+            name=name,
+            value=found[0],
+            interval=found[1],
+            confidence=1 - self.alpha,
+            baseline=baseline,
+            control=control,
+            ceiling=ceiling,
+            verdict=verdict,
+        )
+
+    def least_likely(self, name: str, tests: Sequence[Test], *, right: str, wrong: str) -> Finding:
+        """The smallest of several p-values, as normal deviations, beside how far one of so many may be out by chance.
+
+        Args:
+          name: of the finding.
+          tests: at least one.
+          right: what is said where it is not beyond that, before "nothing beyond chance".
+          wrong: what is said where it is, before what the p-value says.
+        """
+        worst, p = min(tests, key=lambda t: t[1])
+        value, limit = as_deviation(p), as_deviation(self.alpha / len(tests))
+        said = f"{wrong}: {worst}" if value > limit else f"{right} nothing beyond chance in {len(tests)} tests"
+        return self.finding(name, (value, (value, value)), (limit, 0.0, FARTHEST), f"{said}.")
+
+
+def against(what: str, low: float, claimed: float, seen: str) -> str:
+    """A verdict on an epsilon of at least `low` of `what`, as was `seen`."""
+    bound = f"{what} costs an epsilon of at least {low:.4g} ({seen}); {claimed:.4g} is claimed"
+    return f"{bound}: MORE THAN IS CLAIMED." if low > claimed else f"{bound}: no contradiction, and no proof."
 
 
 def two_sided(z: float) -> float:

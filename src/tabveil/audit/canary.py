@@ -36,7 +36,7 @@ from tabveil.audit._canary_laws import Floats
 from tabveil.audit._canary_one_run import one_run
 from tabveil.audit._canary_transcripts import Chosen, Counted, Transcript
 from tabveil.audit._canary_worlds import ROWS, worst_case
-from tabveil.audit._white_box import FARTHEST, as_deviation, successive
+from tabveil.audit._white_box import About, Test, against, successive
 from tabveil.audit.base import ALPHA, AuditInput, Auditor, Tell, untold
 from tabveil.audit.rates import (
     Count,
@@ -110,35 +110,26 @@ def audit_generator(
     if fits < LEAST_FITS or not 0.75 <= confidence < 1 or not math.isfinite(generator.epsilon):
         raise UsageError("An audit needs a private generator, 10 fits to each table or more, and a confidence of 3/4.")
     runs = run(generator, worst_case(schema, nameless=nameless), fits=fits, tell=tell)
-    about = _About(runs, generator.epsilon, generator.delta, (1 - confidence) / FINDINGS)
+    about = _About(AUDITOR, (1 - confidence) / FINDINGS, runs, generator.epsilon, generator.delta)
     return (_black(about), _white(about), _apart(about), _priced(about), _law(about), _asked(about))
 
 
 @dataclass(frozen=True, eq=False)
-class _About:
-    """What all findings are made of; `alpha` is the chance of error of each."""
+class _About(About):
+    """What all findings are made of."""
 
     runs: Runs
     epsilon: float
     delta: float
-    alpha: float
 
     def finding(
-        self, name: str, found: tuple[float, tuple[float, float]], beside: tuple[float, float, float], said: str
+        self, name: str, found: tuple[float, tuple[float, float]], beside: tuple[float, float, float], verdict: str
     ) -> Finding:
-        """Of `found` (value, interval) `beside` (baseline, control, ceiling)."""
-        baseline, control, ceiling = beside
-        return Finding(
-            auditor=AUDITOR,
-            name=name,
-            value=found[0],
-            interval=found[1],
-            confidence=1 - self.alpha,
-            baseline=baseline,
-            control=control,
-            ceiling=ceiling,
-            verdict=said,
-            threat_model=BLACK if name.startswith("black") else WHITE,
+        """As `About.finding`, with the threat model that the name begins with."""
+        threat = BLACK if name.startswith("black") else WHITE
+        return replace(
+            super().finding(name, found, beside, verdict),
+            threat_model=threat,
             targets=TARGET,
             cost=f"{2 * self.runs.fits} fits",
         )
@@ -151,7 +142,9 @@ class _About:
             f"{name} (epsilon at delta {self.delta:g}, by counts)",
             (found.estimate, found.interval),
             (self.epsilon, control.estimate, found.ceiling),
-            _against(found.low, self.epsilon, f"{len(into):,} fits with the further unit, {len(out):,} without"),
+            against(
+                "A fit", found.low, self.epsilon, f"{len(into):,} fits with the further unit, {len(out):,} without"
+            ),
         )
 
     def taught(self, name: str, out: Floats, into: Floats) -> Finding:
@@ -160,11 +153,6 @@ class _About:
         """
         weights = direction(into[1::2], out[1::2])
         return self.bounded(name, out @ weights, into @ weights, blind=out[::2] @ weights)
-
-
-def _against(low: float, claimed: float, seen: str) -> str:
-    bound = f"A fit costs an epsilon of at least {low:.4g} ({seen}); {claimed:.4g} is claimed"
-    return f"{bound}: MORE THAN IS CLAIMED." if low > claimed else f"{bound}: no contradiction, and no proof."
 
 
 # --------------------------------------------------------------------------------------------------------- epsilon
@@ -269,18 +257,15 @@ def described(sides: tuple[Sequence[Transcript], Sequence[Transcript]]) -> tuple
 def _law(about: _About) -> Finding:
     """Is the noise as charged, fresh and independent, and does one unit move answers by what was charged?"""
     tested = [test for side in (0, 1) for test in law_tests(about.runs.transcripts[side], side)]
-    worst, p = min(tested, key=lambda t: t[1])
-    value, limit = as_deviation(p), as_deviation(about.alpha / len(tested))
-    said = f"is NOT AS CHARGED: {worst}" if value > limit else f"shows nothing beyond chance in {len(tested)} tests"
-    return about.finding(
+    return about.least_likely(
         "white box: the noise, the least likely of what was seen of it",
-        (value, (value, value)),
-        (limit, 0.0, FARTHEST),
-        f"The noise of the answers {said}.",
+        tested,
+        right="The noise of the answers shows",
+        wrong="The noise of the answers is NOT AS CHARGED",
     )
 
 
-def law_tests(transcripts: Sequence[Transcript], side: int) -> list[tuple[str, float]]:
+def law_tests(transcripts: Sequence[Transcript], side: int) -> list[Test]:
     """P-values of the answers of fits to one table, each with what a small one says."""
     coins = np.random.Generator(np.random.SFC64(side))
     seen = [_deviates(t, side, coins) for t in transcripts]
@@ -367,7 +352,7 @@ def _places(transcripts: Sequence[Transcript], side: int) -> float:
 
 # --------------------------------------------------------------------------------------------------------- one run
 def audit_canaries(
-    generator: Fits, *, canaries: int = CANARIES, confidence: float = 1 - ALPHA, random_state: int = 0
+    generator: Fits, *, canaries: int = CANARIES, confidence: float = 1 - ALPHA, random_state: int | None = None
 ) -> tuple[Finding, ...]:
     """What a single fit tells of many canaries, each put in by a fair coin: by its answers, and by its samples.
 
@@ -375,32 +360,37 @@ def audit_canaries(
       generator: private, of marginals: a column with a category for each canary must keep them apart.
       canaries: from 16.
       confidence: of both findings together.
-      random_state: the coins.
+      random_state: repeats the coins, which must be known to nobody who shapes the generator; by default a number is
+        drawn from the operating system's entropy. Either is recorded as the findings' `seed`.
 
     Raises:
       UsageError: a number out of range, or a generator that is not private.
     """
     if canaries < 16 or not math.isfinite(generator.epsilon):
         raise UsageError("An audit needs a private generator and 16 canaries or more.")
-    seen = one_run(generator, canaries=canaries, coins=np.random.Generator(np.random.SFC64(random_state)))
+    seed = int(np.random.SeedSequence().generate_state(1)[0]) if random_state is None else random_state
+    seen = one_run(generator, canaries=canaries, coins=np.random.Generator(np.random.SFC64(seed)))
     guesses = 2 * max(4, canaries // GUESSED)
     blind = seen.right(np.roll(seen.heard, canaries // 2), guesses)
     ways = (("white box: answers", seen.heard, WHITE), ("black box: samples", seen.sampled, BLACK))
     each = 1 - (1 - confidence) / len(ways)
     return tuple(
-        _one_run(f"{n} of one fit", _Guessed(seen.right(s, guesses), blind, guesses, canaries), generator, (t, each))
+        _one_run(
+            f"{n} of one fit", _Guessed(seen.right(s, guesses), blind, guesses, canaries, seed), generator, (t, each)
+        )
         for n, s, t in ways
     )
 
 
 @dataclass(frozen=True)
 class _Guessed:
-    """Right guesses, those of a blind guesser, all guesses, all canaries."""
+    """Right guesses, those of a blind guesser, all guesses, all canaries; what their coins were drawn from."""
 
     right: int
     blind: int
     guesses: int
     canaries: int
+    seed: int
 
 
 def _one_run(name: str, seen: _Guessed, generator: Fits, about: tuple[str, float]) -> Finding:
@@ -419,9 +409,10 @@ def _one_run(name: str, seen: _Guessed, generator: Fits, about: tuple[str, float
         baseline=generator.epsilon,
         control=control.estimate,
         ceiling=found.ceiling,
-        verdict=_against(found.low, generator.epsilon, said),
+        verdict=against("A fit", found.low, generator.epsilon, said),
         threat_model=threat.replace("was the further unit in", "which canaries were in"),
         targets=f"{seen.canaries:,} units, each in a cell of its own",
+        seed=seen.seed,
         cost="1 fit",
     )
 

@@ -174,7 +174,7 @@ def _one_cell(sigma: float, drawn: float, fits: int) -> _About:
         for one, noise in zip(exact, drawn_for, strict=True)
     )
     runs = Runs((Spend("cell", event),), (out, into), (np.zeros((fits, 1)), np.zeros((fits, 1))))
-    return _About(runs, math.inf, DELTA, 0.05)
+    return _About("canary", 0.05, runs, math.inf, DELTA)
 
 
 def test_half_the_noise_is_found_by_the_bound_on_epsilon() -> None:
@@ -220,7 +220,7 @@ def test_controls_are_of_fits_that_taught_nothing() -> None:
     for _ in range(16):
         out, into = rng.normal(size=(2, 200, 100))
         runs = Runs((), ([], []), (out, into))
-        shown.append(_About(runs, 1.0, DELTA, 0.05).taught("noise", out, into).control)
+        shown.append(_About("canary", 0.05, runs, 1.0, DELTA).taught("noise", out, into).control)
     assert np.mean(shown) < 0.5
 
 
@@ -275,6 +275,15 @@ def test_canaries_of_one_fit_stay_within_the_claim_and_find_exact_counts() -> No
     loud = audit_canaries(tv.create("independent", epsilon=40.0, delta=0.0))
     assert loud[0].interval[0] > 3
     assert loud[0].interval[0] == loud[0].ceiling
+
+
+def test_coins_are_fresh_unless_a_seed_is_given_and_the_seed_is_recorded() -> None:
+    """Two drawn seeds are equal with a chance of 2^-32 (2e-10)."""
+    made = tv.create("independent", epsilon=1.0, delta=0.0)
+    one, other, given = (audit_canaries(made, canaries=16, random_state=s) for s in (None, None, 7))
+    assert one[0].seed == one[1].seed != other[0].seed
+    assert [f.seed for f in given] == [7, 7]
+    assert one[0].seed is not None
 
 
 def test_guesses_are_made_about_both_ends() -> None:
