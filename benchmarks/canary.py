@@ -181,16 +181,17 @@ def row(given: tuple[str, str, int]) -> tuple[bool, str]:
 
 
 def shown(found: Sequence[Finding]) -> list[str]:
-    """Cells of the table: black box, white box by counts, ceiling, as of Gaussian noise, priced, and what fired."""
-    black, white, mu, priced, *_ = found
+    """Cells of the table: black box, white box by counts, ceiling, told apart, priced, and what fired."""
+    black, white, apart, priced, *_ = found
     others = [f.verdict.partition(": ")[2].rstrip(".") for f in found[4:5] if beyond(f)]
     others += ["what was asked" for f in found[5:] if beyond(f)]
-    bounds = [_bound(black), _bound(white), f"{white.ceiling:.2f}", _bound(mu), _bound(priced)]
+    bounds = [_bound(black), _bound(white), f"{white.ceiling:.2f}", _bound(apart), _bound(priced)]
     return [*bounds, "; ".join(others) or "-"]
 
 
 def _bound(found: Finding) -> str:
     ends = f" [{found.interval[0]:.2f}, inf)" if math.isinf(found.interval[1]) else ""
+    ends += f" of {found.baseline:.2f}" if "told apart" in found.name else ""
     text = f"{found.value:.2f}{ends}"
     return f"**{text}**" if beyond(found) else text
 
@@ -229,7 +230,7 @@ def main() -> None:
             rows.append((seen, text))
             print(text, file=sys.stderr, flush=True)
     heads = (
-        "mutant | planted | scene | claimed | black box | white box, counts | ceiling | white box, Gaussian | priced"
+        "mutant | planted | scene | claimed | black box | white box, counts | ceiling | told apart, of allowed | priced"
     )
     print(f"| {heads} | other findings | s |\n|{'---|' * 11}")
     for which in (True, False):

@@ -2319,7 +2319,7 @@ _NEIGHBOURS = (
             "        return exact\n        return exact + noise_like",
         ),
         _ROWS_AUDITED,
-        _MORE,
+        "MORE THAN IS CHARGED",
     ),
     _m(
         "a18-neighbours-ten-percent-less",

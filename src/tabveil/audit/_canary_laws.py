@@ -9,10 +9,13 @@ import math
 from functools import lru_cache
 
 import numpy as np
+from dp_accounting import DpEvent
 from numpy.typing import NDArray
 from scipy import special, stats
 
+from tabveil import accounting
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent
+from tabveil.audit._white_box import two_sided
 
 Floats = NDArray[np.float64]
 Noise = DiscreteGaussianDpEvent | DiscreteLaplaceDpEvent
@@ -20,8 +23,11 @@ Noise = DiscreteGaussianDpEvent | DiscreteLaplaceDpEvent
 WIDEST = 12.0
 """Standard deviations of a discrete Gaussian beyond which nothing is summed: 1e-32 of its mass."""
 
-FARTHEST = 37.0
-"""Normal deviations are told apart up to here, where a double's p-value ends."""
+SMALL = 0.05
+"""An epsilon beside which a delta is as good as the total variation distance, up to a thousandth."""
+
+HALVINGS = 8
+"""Deltas asked for."""
 
 
 def log_mass(noise: Noise, values: Floats) -> Floats:
@@ -90,38 +96,16 @@ def centre(values: Floats) -> float:
     return two_sided(float(values.sum()) / math.sqrt(len(values))) if len(values) else 1.0
 
 
-def uncorrelated(one: Floats, other: Floats) -> float:
-    """P-value of the mean product of independent standard normal pairs, bounded so that no single pair decides."""
-    if not one.size:
-        return 1.0
-    product = np.clip(one, -FARTHEST, FARTHEST) * np.clip(other, -FARTHEST, FARTHEST)
-    return two_sided(float(product.sum()) / math.sqrt(product.size))
-
-
-def as_deviation(p: float) -> float:
-    """The standard normal number, from 0 up, that is as unlikely as `p`."""
-    return min(float(stats.norm.isf(max(p, 1e-300) / 2)), FARTHEST)
-
-
-def two_sided(z: float) -> float:
-    """P-value of a standard normal number."""
-    return float(2 * stats.norm.sf(abs(z)))
-
-
-def separation(into: Floats, out: Floats, alpha: float) -> tuple[float, float]:
-    """mu of two Gaussians of one spread: estimate, and lower bound that errs with at most `alpha` where there are many.
-
-    The bound takes Welch's interval of the shift over the chi-squared one of the spread, alpha / 2 each.
+def charged(event: DpEvent) -> list[tuple[float, float]]:
+    """What an event that was charged keeps, as (epsilon, delta): deltas around the least that goes with a small epsilon
+    (HALVINGS of the interval from 0 to 1), where `most_right` is smallest.
     """
-    spread = math.sqrt((into.var(ddof=1) + out.var(ddof=1)) / 2)
-    shift = float(into.mean() - out.mean())
-    if spread <= 0:
-        return (math.inf, math.inf) if shift > 0 else (0.0, 0.0)
-    wrong = math.sqrt(into.var(ddof=1) / len(into) + out.var(ddof=1) / len(out))
-    free = len(into) + len(out) - 2
-    least = shift - float(stats.t.isf(alpha / 2, min(len(into), len(out)) - 1)) * wrong
-    widest = spread * math.sqrt(free / float(stats.chi2.ppf(alpha / 2, free)))
-    return max(0.0, shift / spread), max(0.0, least / widest)
+    low, high, found = 0.0, 1.0, []
+    for _ in range(HALVINGS):
+        delta = (low + high) / 2
+        found.append((accounting.epsilon(event, delta), delta))
+        low, high = (delta, high) if found[-1][0] > SMALL else (low, delta)
+    return found
 
 
 def variance(noise: Noise) -> float:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tabveil._sgd_clipping import CLIP_MARGIN
+from tabveil.audit._white_box import Test, successive, uncorrelated
 from tabveil.sgd import Schedule
 
 Floats = NDArray[np.float64]
@@ -50,7 +51,7 @@ class Observations:
 
 
 # ------------------------------------------------------------------------------------------------------------- coins
-def coin_tests(run: Observations, *, units: int) -> list[tuple[str, float]]:
+def coin_tests(run: Observations, *, units: int) -> list[Test]:
     """P-values of what was seen of the coins of a table of so many units, each with what a small one says."""
     rate, (steps, canaries) = run.schedule.rate, (len(run.seen), run.canaries)
     drawn = run.drawn[:, :canaries]
@@ -91,7 +92,7 @@ def _tail(sizes: Ints, units: int, rate: float) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------- noise
-def noise_tests(run: Observations) -> list[tuple[str, float]]:
+def noise_tests(run: Observations) -> list[Test]:
     """P-values of what was seen of the noise, each with what a small one says."""
     left, there = run.residual, run.drawn > 0
     distinct = len(np.unique(left[:, -3:], axis=0))
@@ -99,22 +100,16 @@ def noise_tests(run: Observations) -> list[tuple[str, float]]:
         ("steps have the same noise", 0.0 if distinct < len(left) else 1.0),
         ("a canary does not move the sum by one clip under the charged noise", _normal(left[there])),
         ("the noise does not have its law", _normal(left[~there])),
-        ("the noise of a step depends on the one before", _uncorrelated(left[1:], left[:-1])),
-        ("coordinates share noise", _uncorrelated(left[:, 1:], left[:, :-1])),
+        ("the noise of a step depends on the one before", successive(left)),
+        ("coordinates share noise", successive(left.T)),
     ]
 
 
-def between(one: Observations, other: Observations) -> tuple[str, float]:
+def between(one: Observations, other: Observations) -> Test:
     """P-value of the noise of two runs, and what a small one says."""
     steps = min(len(one.seen), len(other.seen))
-    return "two runs have the same noise", _uncorrelated(one.residual[:steps], other.residual[:steps])
+    return "two runs have the same noise", uncorrelated(one.residual[:steps], other.residual[:steps])
 
 
 def _normal(values: Floats) -> float:
     return float(stats.kstest(values, "norm").pvalue) if len(values) >= 4 else 1.0
-
-
-def _uncorrelated(a: Floats, b: Floats) -> float:
-    """P-value of independent standard normal pairs with such a mean product."""
-    z = float((a * b).mean()) * math.sqrt(a.size) if a.size else 0.0
-    return 2 * float(stats.norm.sf(abs(z)))

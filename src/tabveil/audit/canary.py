@@ -22,7 +22,6 @@ the same, as every auditor's are.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,21 +29,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tabveil import accounting
-from tabveil.accounting import Spend
+from tabveil.accounting import Spend, event_of
 from tabveil.audit import _canary_laws as laws
 from tabveil.audit._canary_fits import Fits, Runs, refitted, run
 from tabveil.audit._canary_laws import Floats
 from tabveil.audit._canary_one_run import one_run
 from tabveil.audit._canary_transcripts import Chosen, Counted, Transcript
 from tabveil.audit._canary_worlds import ROWS, worst_case
+from tabveil.audit._white_box import About, Test, against, successive
 from tabveil.audit.base import ALPHA, AuditInput, Auditor, Tell, untold
 from tabveil.audit.rates import (
     Count,
     above,
+    ceiling,
     empirical_epsilon,
     epsilon_of_counts,
     finding,
-    gaussian_epsilon,
+    interval,
+    most_right,
     one_run_epsilon,
 )
 from tabveil.errors import UsageError
@@ -108,60 +110,49 @@ def audit_generator(
     if fits < LEAST_FITS or not 0.75 <= confidence < 1 or not math.isfinite(generator.epsilon):
         raise UsageError("An audit needs a private generator, 10 fits to each table or more, and a confidence of 3/4.")
     runs = run(generator, worst_case(schema, nameless=nameless), fits=fits, tell=tell)
-    about = _About(runs, generator.epsilon, generator.delta, (1 - confidence) / FINDINGS)
-    return (_black(about), _white(about), _mu(about), _priced(about), _law(about), _asked(about))
+    about = _About(AUDITOR, (1 - confidence) / FINDINGS, runs, generator.epsilon, generator.delta)
+    return (_black(about), _white(about), _apart(about), _priced(about), _law(about), _asked(about))
 
 
 @dataclass(frozen=True, eq=False)
-class _About:
-    """What all findings are made of; `alpha` is the chance of error of each."""
+class _About(About):
+    """What all findings are made of."""
 
     runs: Runs
     epsilon: float
     delta: float
-    alpha: float
 
     def finding(
-        self, name: str, found: tuple[float, tuple[float, float]], beside: tuple[float, float, float], said: str
+        self, name: str, found: tuple[float, tuple[float, float]], beside: tuple[float, float, float], verdict: str
     ) -> Finding:
-        """Of `found` (value, interval) `beside` (baseline, control, ceiling)."""
-        baseline, control, ceiling = beside
-        return Finding(
-            auditor=AUDITOR,
-            name=name,
-            value=found[0],
-            interval=found[1],
-            confidence=1 - self.alpha,
-            baseline=baseline,
-            control=control,
-            ceiling=ceiling,
-            verdict=said,
-            threat_model=BLACK if name.startswith("black") else WHITE,
+        """As `About.finding`, with the threat model that the name begins with."""
+        threat = BLACK if name.startswith("black") else WHITE
+        return replace(
+            super().finding(name, found, beside, verdict),
+            threat_model=threat,
             targets=TARGET,
             cost=f"{2 * self.runs.fits} fits",
-            baseline_of="claim",
         )
 
-    def bounded(self, name: str, out: Floats, into: Floats) -> Finding:
-        """The epsilon that scores of fits show, by counts."""
+    def bounded(self, name: str, out: Floats, into: Floats, *, blind: Floats) -> Finding:
+        """The epsilon that scores of fits show, by counts; both halves of `blind` are scores of fits to one table."""
         found = empirical_epsilon(into, out, delta=self.delta, confidence=1 - self.alpha)
-        control = empirical_epsilon(out[::2], out[1::2], delta=self.delta, confidence=1 - self.alpha)
+        control = empirical_epsilon(blind[::2], blind[1::2], delta=self.delta, confidence=1 - self.alpha)
         return self.finding(
             f"{name} (epsilon at delta {self.delta:g}, by counts)",
             (found.estimate, found.interval),
             (self.epsilon, control.estimate, found.ceiling),
-            _against(found.low, self.epsilon, f"{len(into):,} fits with the further unit, {len(out):,} without"),
+            against(
+                "A fit", found.low, self.epsilon, f"{len(into):,} fits with the further unit, {len(out):,} without"
+            ),
         )
 
     def taught(self, name: str, out: Floats, into: Floats) -> Finding:
-        """The same of a linear score of features, shape (fits, features), learned from fits that are not counted."""
+        """The same of a linear score of features, shape (fits, features), learned from fits that are not counted, nor
+        in the control: what taught a score differs from the rest by it, in whatever it was lucky.
+        """
         weights = direction(into[1::2], out[1::2])
-        return self.bounded(name, out @ weights, into @ weights)
-
-
-def _against(low: float, claimed: float, seen: str) -> str:
-    bound = f"A fit costs an epsilon of at least {low:.4g} ({seen}); {claimed:.4g} is claimed"
-    return f"{bound}: MORE THAN IS CLAIMED." if low > claimed else f"{bound}: no contradiction, and no proof."
+        return self.bounded(name, out @ weights, into @ weights, blind=out[::2] @ weights)
 
 
 # --------------------------------------------------------------------------------------------------------- epsilon
@@ -182,7 +173,8 @@ def direction(into: Floats, out: Floats) -> Floats:
 
 def _white(about: _About) -> Finding:
     """By the likelihood ratio of all answers."""
-    return about.bounded("white box: answers", *_evidence(about.runs))
+    out, into = _evidence(about.runs)
+    return about.bounded("white box: answers", out, into, blind=out)
 
 
 def _evidence(runs: Runs) -> tuple[Floats, Floats]:
@@ -190,20 +182,23 @@ def _evidence(runs: Runs) -> tuple[Floats, Floats]:
     return out, into
 
 
-def _mu(about: _About) -> Finding:
-    """The same scores where the trade-off is taken for Gaussian: tighter, and as good as that the noise has its law.
+def _apart(about: _About) -> Finding:
+    """How often answers that are likelier with the further unit come of a fit to it, and others do not.
 
-    Where delta is 0 nothing Gaussian is claimed, and nothing is bounded.
+    The cut is fixed beforehand, so that all fits count, and the baseline is what the charges allow any rule, by the
+    accountant that priced the claim: whatever the noise, and however adaptive the fit. It is less than the claim at one
+    delta allows, so that less is needed to contradict it.
     """
     out, into = _evidence(about.runs)
-    mu, least = laws.separation(into, out, about.alpha) if about.delta else (0.0, 0.0)
-    fair = laws.separation(out[::2], out[1::2], about.alpha)[0] if about.delta else 0.0
-    value, low, control = (gaussian_epsilon(m, about.delta) if about.delta else 0.0 for m in (mu, least, fair))
+    right, fair = (above(i, 0.0) + above(o, 0.0).misses for i, o in ((into, out), (out[::2], out[1::2])))
+    low = interval(right, 1 - 2 * about.alpha)[0]
+    allowed = most_right([(about.epsilon, about.delta), *laws.charged(event_of(about.runs.spends))])
+    said = f"Answers told apart {right.hits:,} of {right.tries:,} fits, so at least {low:.4g}; {allowed:.4g} is allowed"
     return about.finding(
-        f"white box: answers (epsilon at delta {about.delta:g}, as of Gaussian noise)",
-        (value, (low, math.inf)),
-        (about.epsilon, control, math.inf),
-        _against(low, about.epsilon, f"mu of at least {least:.3g}"),
+        "white box: answers, told apart (share of fits; beside the most that the charges allow)",
+        (right.rate, (low, 1.0)),
+        (allowed, fair.rate, ceiling(right.tries, 1 - 2 * about.alpha)),
+        f"{said}: {'MORE THAN IS CHARGED' if low > allowed else 'no contradiction, and no proof'}.",
     )
 
 
@@ -232,7 +227,7 @@ def _cost(transcript: Transcript, about: _About) -> float:
     if any(label not in charged for label in given):
         return math.inf
     spends = [Spend(label, charged[label], given.count(label)) for label in dict.fromkeys(given)]
-    return accounting.epsilon(accounting.event_of(spends), about.delta) if spends else 0.0
+    return accounting.epsilon(event_of(spends), about.delta) if spends else 0.0
 
 
 def _asked(about: _About) -> Finding:
@@ -262,25 +257,21 @@ def described(sides: tuple[Sequence[Transcript], Sequence[Transcript]]) -> tuple
 def _law(about: _About) -> Finding:
     """Is the noise as charged, fresh and independent, and does one unit move answers by what was charged?"""
     tested = [test for side in (0, 1) for test in law_tests(about.runs.transcripts[side], side)]
-    worst, p = min(tested, key=lambda t: t[1])
-    value, limit = laws.as_deviation(p), laws.as_deviation(about.alpha / len(tested))
-    said = f"is NOT AS CHARGED: {worst}" if value > limit else f"shows nothing beyond chance in {len(tested)} tests"
-    return about.finding(
+    return about.least_likely(
         "white box: the noise, the least likely of what was seen of it",
-        (value, (value, value)),
-        (limit, 0.0, laws.FARTHEST),
-        f"The noise of the answers {said}.",
+        tested,
+        right="The noise of the answers shows",
+        wrong="The noise of the answers is NOT AS CHARGED",
     )
 
 
-def law_tests(transcripts: Sequence[Transcript], side: int) -> list[tuple[str, float]]:
+def law_tests(transcripts: Sequence[Transcript], side: int) -> list[Test]:
     """P-values of the answers of fits to one table, each with what a small one says."""
     coins = np.random.Generator(np.random.SFC64(side))
     seen = [_deviates(t, side, coins) for t in transcripts]
     moved = np.concatenate([np.concatenate([d[m] for d, m in fit]) if fit else np.zeros(0) for fit in seen])
     each = [np.concatenate([d for d, _ in fit]) if fit else np.zeros(0) for fit in seen]
     pooled = np.concatenate(each)
-    pairs = [(a, b) for a, b in itertools.pairwise(each) if len(a) == len(b)]
     return [
         ("answers are not whole numbers", 0.0 if not _whole(transcripts) else 1.0),
         ("the noise does not have its law", laws.normal(pooled)),
@@ -288,11 +279,19 @@ def law_tests(transcripts: Sequence[Transcript], side: int) -> list[tuple[str, f
         ("answers are off on the whole", laws.centre(pooled)),
         ("the further unit moves answers by another amount than it may", laws.centre(moved)),
         ("fits have the same noise", _repeated(transcripts, side)),
-        ("the noise of a fit depends on the one before", _product(pairs)),
-        ("the noise of a cell depends on its neighbour's", _product([(a[1:], a[:-1]) for a in each if len(a)])),
+        ("the noise of a fit depends on the one before", successive(_rows(each))),
+        ("the noise of a cell depends on its neighbour's", successive(pooled)),
         ("choices do not follow the charged noise", _choices(transcripts, side)),
         ("choices favour some candidates beyond the charged noise", _places(transcripts, side)),
     ]
+
+
+def _rows(each: Sequence[Floats]) -> Floats:
+    """The deviates of each fit as a row, 0 beyond the last."""
+    rows = np.zeros((len(each), max(map(len, each), default=0)))
+    for row, deviates in zip(rows, each, strict=True):
+        row[: len(deviates)] = deviates
+    return rows
 
 
 def _noisy(transcript: Transcript) -> list[Counted]:
@@ -325,13 +324,6 @@ def _repeated(transcripts: Sequence[Transcript], side: int) -> float:
     return min(1.0, len(left) ** 2 / 2 * math.exp(equal))
 
 
-def _product(pairs: Sequence[tuple[Floats, Floats]]) -> float:
-    if not pairs:
-        return 1.0
-    one, other = (np.concatenate([p[i] for p in pairs]) for i in (0, 1))
-    return laws.uncorrelated(one, other)
-
-
 def _chosen(transcripts: Sequence[Transcript]) -> list[Chosen]:
     return [a for t in transcripts for _, a in t.answers if isinstance(a, Chosen)]
 
@@ -360,7 +352,7 @@ def _places(transcripts: Sequence[Transcript], side: int) -> float:
 
 # --------------------------------------------------------------------------------------------------------- one run
 def audit_canaries(
-    generator: Fits, *, canaries: int = CANARIES, confidence: float = 1 - ALPHA, random_state: int = 0
+    generator: Fits, *, canaries: int = CANARIES, confidence: float = 1 - ALPHA, random_state: int | None = None
 ) -> tuple[Finding, ...]:
     """What a single fit tells of many canaries, each put in by a fair coin: by its answers, and by its samples.
 
@@ -368,32 +360,37 @@ def audit_canaries(
       generator: private, of marginals: a column with a category for each canary must keep them apart.
       canaries: from 16.
       confidence: of both findings together.
-      random_state: the coins.
+      random_state: repeats the coins, which must be known to nobody who shapes the generator; by default a number is
+        drawn from the operating system's entropy. Either is recorded as the findings' `seed`.
 
     Raises:
       UsageError: a number out of range, or a generator that is not private.
     """
     if canaries < 16 or not math.isfinite(generator.epsilon):
         raise UsageError("An audit needs a private generator and 16 canaries or more.")
-    seen = one_run(generator, canaries=canaries, coins=np.random.Generator(np.random.SFC64(random_state)))
+    seed = int(np.random.SeedSequence().generate_state(1)[0]) if random_state is None else random_state
+    seen = one_run(generator, canaries=canaries, coins=np.random.Generator(np.random.SFC64(seed)))
     guesses = 2 * max(4, canaries // GUESSED)
     blind = seen.right(np.roll(seen.heard, canaries // 2), guesses)
     ways = (("white box: answers", seen.heard, WHITE), ("black box: samples", seen.sampled, BLACK))
     each = 1 - (1 - confidence) / len(ways)
     return tuple(
-        _one_run(f"{n} of one fit", _Guessed(seen.right(s, guesses), blind, guesses, canaries), generator, (t, each))
+        _one_run(
+            f"{n} of one fit", _Guessed(seen.right(s, guesses), blind, guesses, canaries, seed), generator, (t, each)
+        )
         for n, s, t in ways
     )
 
 
 @dataclass(frozen=True)
 class _Guessed:
-    """Right guesses, those of a blind guesser, all guesses, all canaries."""
+    """Right guesses, those of a blind guesser, all guesses, all canaries; what their coins were drawn from."""
 
     right: int
     blind: int
     guesses: int
     canaries: int
+    seed: int
 
 
 def _one_run(name: str, seen: _Guessed, generator: Fits, about: tuple[str, float]) -> Finding:
@@ -412,9 +409,10 @@ def _one_run(name: str, seen: _Guessed, generator: Fits, about: tuple[str, float
         baseline=generator.epsilon,
         control=control.estimate,
         ceiling=found.ceiling,
-        verdict=_against(found.low, generator.epsilon, said),
+        verdict=against("A fit", found.low, generator.epsilon, said),
         threat_model=threat.replace("was the further unit in", "which canaries were in"),
         targets=f"{seen.canaries:,} units, each in a cell of its own",
+        seed=seen.seed,
         cost="1 fit",
         baseline_of="claim",
     )
@@ -454,7 +452,8 @@ class Canary(Auditor):
         out, into = refitted(data.refit, worst_case(data.schema), fits=REFITS, tell=data.tell)
         weights = direction(into[1::2], out[1::2])
         hits, alarms = told_apart(out @ weights, into @ weights)
-        blind = told_apart(out[::2] @ weights, out[1::2] @ weights)
+        counted = out[::2] @ weights
+        blind = told_apart(counted[::2], counted[1::2])
         bound = epsilon_of_counts(hits, alarms, confidence=1 - ALPHA, method="accuracy")
         found = finding(
             auditor=AUDITOR,
@@ -464,7 +463,7 @@ class Canary(Auditor):
             control=blind[0] + blind[1].misses,
             confidence=1 - ALPHA,
             verdict=f"Of {hits.tries + alarms.tries} fits {hits.hits + alarms.misses.hits} were told apart: "
-            f"a claim of pure epsilon below {bound.low:.3g} would be wrong.",
+            + (f"a claim of pure epsilon below {bound.low:.3g} would be wrong." if bound.low else "no claim is wrong."),
         )
         told = replace(found, threat_model=BLACK, targets=TARGET, seed=data.random_state, cost=f"{2 * REFITS} fits")
         return [told if data.promise is None else replace(told, baseline_of="claim")]
@@ -472,10 +471,7 @@ class Canary(Auditor):
 
 def _allowed(promise: tuple[float, float] | None) -> float:
     """The largest share of right guesses between two neighbours (Kairouz, Oh, Viswanath 2015, section 3)."""
-    if promise is None:
-        return 0.5
-    epsilon, delta = promise
-    return min(1.0, (1 + delta * math.exp(-epsilon)) / (1 + math.exp(-epsilon)))
+    return 0.5 if promise is None else most_right([promise])
 
 
 def told_apart(out: Floats, into: Floats) -> tuple[Count, Count]:

@@ -26,7 +26,7 @@ from tabveil.audit._curves import (
 )
 from tabveil.audit._epsilon_bounds import EpsilonBound, empirical_epsilon, epsilon_of_counts
 from tabveil.audit._gaussian_bounds import MuBound, gaussian_epsilon, gaussian_mu, mu_of_counts
-from tabveil.audit._limits import most_auc, most_auc_gaussian
+from tabveil.audit._limits import most_auc, most_auc_gaussian, most_right
 from tabveil.audit._one_run import one_run_epsilon
 from tabveil.records import Finding, most_recognised
 
@@ -51,6 +51,7 @@ __all__ = [
     "most_auc",
     "most_auc_gaussian",
     "most_recognised",
+    "most_right",
     "mu_of_counts",
     "one_run_epsilon",
     "pairs",

@@ -36,6 +36,7 @@ from tabveil._sgd_clipping import Losses
 from tabveil._torch import Tensor, nn, torch
 from tabveil.accounting import Spend
 from tabveil.audit._training_tests import Floats, Ints, Observations, between, coin_tests, noise_tests
+from tabveil.audit._white_box import About, against
 from tabveil.audit.base import ALPHA
 from tabveil.audit.rates import Count, empirical_epsilon, gaussian_mu, interval
 from tabveil.columns import Identifier, Integer
@@ -49,6 +50,8 @@ from tabveil.sgd import Descent, Schedule
 from tabveil.units import ClippedSum
 
 AUDITOR = "training"
+
+_THREAT = "White box: the auditor made the canaries and overhears every noisy sum; which canaries were in a batch?"
 
 MARK = "tabveil canary"
 """Name of the column that says which canary a row is; 0 for none."""
@@ -275,18 +278,29 @@ def findings(
       delta: at which epsilons are given, above 0.
       confidence: of all findings together.
     """
-    about = _About(tuple(runs), units, delta, (1 - confidence) / FINDINGS)
+    about = _About(AUDITOR, (1 - confidence) / FINDINGS, tuple(runs), units, delta)
     return (_one_step(about), _composed(about), _whole_run(about), _steps(about), _coins(about), _noise(about))
 
 
 @dataclass(frozen=True, eq=False)
-class _About:
-    """What all findings are made of; `alpha` is the chance of error of each."""
+class _About(About):
+    """What all findings are made of."""
 
     runs: tuple[Observations, ...]
     units: int
     delta: float
-    alpha: float
+
+    def finding(
+        self, name: str, found: tuple[float, tuple[float, float]], beside: tuple[float, float, float], verdict: str
+    ) -> Finding:
+        """As `About.finding`, with whom it is about."""
+        canaries = self.runs[0].seen.shape[1]
+        return replace(
+            super().finding(name, found, beside, verdict),
+            threat_model=_THREAT,
+            targets=f"{canaries:,} made-up units with a gradient of their own, of {self.units:,} units",
+            cost=f"{len(self.runs)} fits",
+        )
 
     @property
     def schedule(self) -> Schedule:
@@ -313,25 +327,6 @@ class _About:
             out.append(run.seen[~there])
         return np.concatenate(into), np.concatenate(out)
 
-    def finding(
-        self, name: str, found: tuple[float, tuple[float, float]], beside: tuple[float, float, float], verdict: str
-    ) -> Finding:
-        """Of `found` (value, interval) `beside` (baseline, control, ceiling)."""
-        baseline, control, ceiling = beside
-        return Finding(
-            auditor=AUDITOR,
-            name=name,
-            value=found[0],
-            interval=found[1],
-            confidence=1 - self.alpha,
-            baseline=baseline,
-            control=control,
-            ceiling=ceiling,
-            verdict=verdict,
-            internal=True,
-            baseline_of="claim",
-        )
-
 
 # --------------------------------------------------------------------------------------------------- step by step
 def _one_step(about: _About) -> Finding:
@@ -346,7 +341,7 @@ def _one_step(about: _About) -> Finding:
         f"one step, a unit surely in its batch (epsilon at delta {about.delta:g}, by counts)",
         (found.estimate, found.interval),
         (claimed, other.estimate, found.ceiling),
-        _against(
+        against(
             "One step",
             found.low,
             claimed,
@@ -368,7 +363,7 @@ def _composed(about: _About) -> Finding:
         f"the whole training, composed from its steps (epsilon at delta {about.delta:g})",
         (value, (low, math.inf)),
         (claimed, about_run(control, rate.rate, about), math.inf),
-        _against("The training", low, claimed, seen),
+        against("The training", low, claimed, seen),
     )
 
 
@@ -422,7 +417,7 @@ def _whole_run(about: _About) -> Finding:
         f"the whole training, the coins unknown: has a canary a row? (epsilon at delta {about.delta:g})",
         (found.estimate, found.interval),
         (claimed, fair.estimate, found.ceiling),
-        _against("The whole run", found.low, claimed, f"{len(into):,} canaries with a row, {len(out):,} without"),
+        against("The whole run", found.low, claimed, f"{len(into):,} canaries with a row, {len(out):,} without"),
     )
 
 
@@ -434,11 +429,6 @@ def evidence(run: Observations) -> Floats:
     towards = (run.seen - 0.5) / noise**2
     ratios: Floats = np.logaddexp(math.log1p(-rate) if rate < 1 else -math.inf, math.log(rate) + towards).sum(0)
     return ratios
-
-
-def _against(what: str, low: float, claimed: float, seen: str) -> str:
-    bound = f"{what} costs an epsilon of at least {low:.4g} ({seen}); {claimed:.4g} is claimed for it"
-    return f"{bound}: MORE THAN IS CLAIMED." if low > claimed else f"{bound}: no contradiction, and no proof."
 
 
 # ------------------------------------------------------------------------------------- what composing takes for granted
@@ -453,21 +443,21 @@ def _steps(about: _About) -> Finding:
 def _coins(about: _About) -> Finding:
     """Is every unit drawn at the charged rate, by a coin of its own, in each step anew?"""
     tested = [p for run in about.runs for p in coin_tests(run, units=about.units)]
-    return _tested(about, "Poisson samples: the least likely of what was seen of the coins", tested, "The coins")
+    return about.least_likely(
+        "Poisson samples: the least likely of what was seen of the coins",
+        tested,
+        right="The coins show",
+        wrong="The coins ARE NOT AS CHARGED",
+    )
 
 
 def _noise(about: _About) -> Finding:
     """Is the noise Gaussian and as large as charged, fresh in each step, coordinate and run?"""
     tested = [p for run in about.runs for p in noise_tests(run)]
     tested += [between(a, b) for a, b in zip(about.runs, about.runs[1:], strict=False)]
-    return _tested(about, "the noise: the least likely of what was seen of it", tested, "The noise")
-
-
-def _tested(about: _About, name: str, tested: Sequence[tuple[str, float]], what: str) -> Finding:
-    """The least likely of several tests, as normal deviations, beside how far one in so many may be out by chance."""
-    worst, p = min(tested, key=lambda t: t[1])
-    value = min(float(stats.norm.isf(max(p, 1e-300) / 2)), 37.0)
-    limit = float(stats.norm.isf(about.alpha / len(tested) / 2))
-    said = f"ARE NOT AS CHARGED: {worst}" if value > limit else f"show nothing beyond chance in {len(tested)} tests"
-    verdict = f"{what} {said if what.endswith('s') else said.replace('ARE', 'IS').replace('show', 'shows')}."
-    return about.finding(name, (value, (value, value)), (limit, 0.0, 37.0), verdict)
+    return about.least_likely(
+        "the noise: the least likely of what was seen of it",
+        tested,
+        right="The noise shows",
+        wrong="The noise IS NOT AS CHARGED",
+    )

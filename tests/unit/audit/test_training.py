@@ -204,7 +204,7 @@ def test_made_trainings_are_rarely_found_guilty() -> None:
     tests = [audited._coins, audited._noise, audited._steps]
     guilty = 0
     for runs in about:
-        audit = audited._About(runs, 300, DELTA, 0.05 / 3)
+        audit = audited._About("training", 0.05 / 3, runs, 300, DELTA)
         guilty += any(beyond(t(audit)) for t in tests)
     assert stats.binom.sf(18, 60, 0.05) < ALPHA
     assert guilty <= 18
