@@ -463,7 +463,11 @@ class Canary(Auditor):
             control=blind[0] + blind[1].misses,
             confidence=1 - ALPHA,
             verdict=f"Of {hits.tries + alarms.tries} fits {hits.hits + alarms.misses.hits} were told apart: "
-            + (f"a claim of pure epsilon below {bound.low:.3g} would be wrong." if bound.low else "no claim is wrong."),
+            + (
+                f"a claim of pure epsilon below {bound.low:.3g} would be wrong."
+                if bound.low
+                else "no claim is contradicted."
+            ),
         )
         told = replace(found, threat_model=BLACK, targets=TARGET, seed=data.random_state, cost=f"{2 * REFITS} fits")
         return [told if data.promise is None else replace(told, baseline_of="claim")]
