@@ -233,20 +233,20 @@ def accepted_on(name: str) -> str:
 def _make(environment: Environment, folder: Path, *, lock: IO[str], tell: Tell) -> None:
     """Environments cannot be moved, so it grows in its place, and a file written last says that it is whole.
 
-    What is started holds the lock too: a pip that outlives us keeps everybody else out.
+    What is started holds the lock too: nobody else comes in before it is over.
     """
     _clear(folder)
     try:
         tell(f"Making {folder}")
-        venv = [sys.executable, "-I", "-m", "venv", str(folder)]
-        _call(venv, lock=lock, failed="venv could not make the environment")
+        _call([*_module(sys.executable, "venv"), str(folder)], lock=lock, failed="venv could not make the environment")
         tell(f"Fetching {len(environment.requirements)} packages with pip: a minute or a few")
         listed = folder / "requirements.txt"
         listed.write_text("\n".join(environment.requirements) + "\n", encoding="utf-8")
-        python = [str(_python_in(folder)), "-I"]
-        pip = [*python, "-m", "pip", "install", "-r", str(listed), *_PIP]
+        python = str(_python_in(folder))
+        pip = [*_module(python, "pip"), "install", "-r", str(listed), *_PIP]
         _call(pip, lock=lock, failed="pip could not install what is pinned")
-        _call([*python, "-c", _CHECK, str(listed)], lock=lock, failed="pip has not installed what is pinned")
+        check = [python, "-I", "-c", _CHECK, str(listed)]
+        _call(check, lock=lock, failed="pip has not installed what is pinned")
         mark = {
             "name": environment.name,
             "digest": environment.digest,
@@ -259,6 +259,24 @@ def _make(environment: Environment, folder: Path, *, lock: IO[str], tell: Tell) 
         _clear(folder)
         raise
 
+
+def _module(python: str, name: str) -> list[str]:
+    """The command that runs a module and is over when we are."""
+    return [python, "-I", "-c", _WATCHED, str(os.getpid()), name]
+
+
+_WATCHED = """
+import os, runpy, signal, sys, threading, time
+
+def watch(parent):
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os.killpg(0, signal.SIGKILL)
+
+threading.Thread(target=watch, args=(int(sys.argv.pop(1)),), daemon=True).start()
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+"""Runs a module; where its parent is gone it ends itself and its children, which a hung-up terminal does not reach."""
 
 _CHECK = """
 import sys
