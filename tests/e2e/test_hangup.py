@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,15 @@ def in_a_terminal(
             os.close(ours)
 
 
+def soon_free(action: Callable[[], bool]) -> bool:
+    """What `action` gives once nobody holds the lock: the kernel closes a dead process's files in any order."""
+    for _ in range(600):
+        with contextlib.suppress(UsageError):
+            return action()
+        time.sleep(0.1)
+    return action()
+
+
 def test_a_terminal_that_closes_costs_nothing_before_the_charge(desk: Desk) -> None:
     """With a progress bar in it, whose end nobody can be shown."""
     before = desk.names()
@@ -70,8 +79,11 @@ def test_a_terminal_that_closes_costs_nothing_before_the_charge(desk: Desk) -> N
         process,
         tty,
     ):
+        os.set_blocking(tty, False)
         while not (desk.folder / "sign").exists():
-            assert process.poll() is None, os.read(tty, 10_000)
+            assert process.poll() is None
+            with contextlib.suppress(OSError):
+                os.read(tty, 10_000)  # a terminal that nobody reads from would stop the bar
             time.sleep(0.02)
         os.close(tty)
         assert process.wait(60) == 130
@@ -106,7 +118,7 @@ def test_pip_is_over_when_its_terminal_closes_or_whoever_started_it_is_killed(
                 while connection.recv(10_000):
                     pass
     assert environments.folder_of("anonymeter").exists() == killed
-    assert environments.remove("anonymeter") == killed  # the lock is free
+    assert soon_free(lambda: environments.remove("anonymeter")) == killed
 
 
 def test_nohup_is_obeyed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
