@@ -27,7 +27,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tabveil.columns import Column
-from tabveil.encoding import INVALID, Codes, parse, size
+from tabveil.encoding import INVALID, Codes, numbered, parse, size, texts_of
 from tabveil.errors import UsageError
 from tabveil.records import Finding, Measurement
 from tabveil.schema import Schema
@@ -128,6 +128,15 @@ class AuditInput:
             group = pd.factorize(group * len(group) + code)[0].astype(np.int64)
         ends = np.cumsum([len(frame) for frame in self._frames.values()])
         return dict(zip(self._frames, np.split(group, ends[:-1]), strict=True))
+
+    def units(self, role: str) -> NDArray[np.int64] | None:
+        """Each row's privacy unit in the table `role`, numbered from 0 as they are met, shape (rows,): as fits tell
+        them apart, rows without a name being one. None where the schema, or the table, names none.
+        """
+        unit, frame = self.schema.privacy_unit, self._frames[role]
+        if unit is None or unit not in frame:
+            return None
+        return numbered(texts_of(frame[unit]).fillna("").to_numpy(dtype=object))[0]
 
     def shuffled(self, role: str, rows: NDArray[np.int64], *, purpose: str) -> NDArray[np.int64]:
         """The positions `rows` of the table `role`, in an order that depends on the rows' content and on `purpose`.

@@ -34,7 +34,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 import tabveil
 from tabveil.audit._membership_scores import NEIGHBOURS, Rows, around, rarity, scaled
@@ -136,9 +135,8 @@ class Shadow(Auditor):
     def _cast(self, data: AuditInput) -> _Cast:
         chosen = _chosen(data, self.targets)
         left = np.setdiff1d(np.arange(len(data.train)), chosen)
-        unit = data.schema.privacy_unit
-        if unit is not None and unit in data.train:
-            units = pd.factorize(data.train[unit].astype("string"))[0]  # rows without a name, -1, are one unit
+        units = data.units("train")
+        if units is not None:
             left = left[~np.isin(units[left], units[chosen])]
         return _Cast(chosen, data.shuffled("train", left, purpose="shadow rows")[: self.rows])
 
@@ -217,10 +215,11 @@ def _game(data: AuditInput, cast: _Cast) -> Game:
 
 
 def _file(data: AuditInput, cast: _Cast) -> Path:
-    """Name of the file of just these fits: of these rows, this refit, this schema and state."""
+    """Name of the file of just these fits: of these rows and their units, this refit, schema, state and version."""
     about = (VERSION, tabveil.__version__, data.schema.digest, data.random_state, repr(data.refit))
     total = hashlib.sha256(repr(about).encode())
-    for column in data.codes["train"]:
+    units = data.units("train")
+    for column in (*data.codes["train"], *(() if units is None else (units,))):
         total.update(column[np.concatenate([cast.targets, cast.base])].tobytes())
     return Path(f"shadow-{total.hexdigest()[:16]}.jsonl")
 
