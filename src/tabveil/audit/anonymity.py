@@ -96,7 +96,10 @@ class Anonymity(Auditor):
         reason = lacking(data, roles=("holdout", "train", "synthetic"), what="Whether unique people turn up")
         if reason or all(c.tries for c in _uniques(data, policy)):
             return reason
-        return "Whether unique people turn up was not measured: no training row, or no held-out row, is unique."
+        return (
+            "Whether unique people turn up was not measured: no training row, or no held-out row, is unique in its "
+            "quasi-identifiers among all rows of both."
+        )
 
     def compute(self, data: AuditInput) -> list[Finding]:
         """One finding: real rows that are unique in their quasi-identifiers and turn up among the synthetic ones; its

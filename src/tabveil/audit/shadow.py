@@ -365,6 +365,5 @@ def _meaning_of_epsilon(bound: EpsilonBound, promise: tuple[float, float] | None
     most = f"an attack that is always right would have shown {bound.ceiling:.3f}"
     if bound.ceiling <= claimed:
         return f"So few fits cannot contradict the {claimed:g} that is promised: {most} ({tries})"
-    return (
-        f"Epsilon is at least {bound.low:.3f}, which does not contradict the promise of {claimed:g} ({tries}); {most}"
-    )
+    least = f"Epsilon is at least {bound.low:.3f}, which does" if bound.low else "These fits rule out no epsilon and do"
+    return f"{least} not contradict the promise of {claimed:g} ({tries}); {most}"

@@ -155,6 +155,9 @@ def test_a_broken_promise_is_told() -> None:
     assert (bound.baseline, beyond(bound)) == (0.5, True)
     assert "the promise is broken" in bound.verdict
     assert "contradict the 9 that is promised" in small().compute(given(leaky, promise=(9.0, 1e-5)))[1].verdict
+    quiet = small().compute(given(blind, promise=(0.5, 1e-5)))[1]
+    assert quiet.interval[0] == 0
+    assert "rule out no epsilon and do not contradict" in quiet.verdict
     assert "would be a false promise" in small().compute(given(leaky))[1].verdict
 
 
