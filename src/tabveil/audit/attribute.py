@@ -135,9 +135,7 @@ def _looked_at(data: AuditInput, targets: Mapping[str, Rows], columns: Sequence[
 
 def _targets(data: AuditInput, role: str) -> Rows:
     """Rows of one table that are attacked: TARGETS at most, none that occurs in the other real table or twice."""
-    times = np.bincount(np.concatenate([data.groups["train"], data.groups["holdout"]]))
-    once = np.flatnonzero(times[data.groups[role]] == 1)
-    return data.shuffled(role, once, purpose="attributed")[:TARGETS]
+    return data.shuffled(role, data.once[role], purpose="attributed")[:TARGETS]
 
 
 def _right(column: Column, truth: Codes, guess: Codes) -> Count:

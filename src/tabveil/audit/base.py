@@ -99,6 +99,7 @@ class AuditInput:
         state = self.random_state
         if state is not None and (isinstance(state, bool) or not isinstance(state, int | np.integer) or state < 0):
             raise UsageError("random_state must be a whole number from 0 up, or None.")
+        object.__setattr__(self, "random_state", None if state is None else int(state))
 
     def __repr__(self) -> str:
         return f"AuditInput({self.schema!r})"
@@ -129,6 +130,15 @@ class AuditInput:
         ends = np.cumsum([len(frame) for frame in self._frames.values()])
         return dict(zip(self._frames, np.split(group, ends[:-1]), strict=True))
 
+    @cached_property
+    def once(self) -> dict[str, NDArray[np.int64]]:
+        """Of the real tables that are there, by role, positions of the rows that occur once in both together, rising:
+        which table such a row is in is chance, as in a random split.
+        """
+        real = {role: self.groups[role] for role in ("train", "holdout") if role in self.groups}
+        times = np.bincount(np.concatenate(list(real.values())))
+        return {role: np.flatnonzero(times[group] == 1) for role, group in real.items()}
+
     def units(self, role: str) -> NDArray[np.int64] | None:
         """Each row's privacy unit in the table `role`, numbered from 0 as they are met, shape (rows,): as fits tell
         them apart, rows without a name being one. None where the schema, or the table, names none.
@@ -143,7 +153,7 @@ class AuditInput:
 
         The first n of distinct rows are then a random sample of n; copies of one row stay next to each other.
         """
-        entropy = None if self.random_state is None else [int(self.random_state), zlib.crc32(purpose.encode())]
+        entropy = None if self.random_state is None else [self.random_state, zlib.crc32(purpose.encode())]
         salt = np.random.SeedSequence(entropy).generate_state(1, _UINT64)[0]
         hashes = np.full(len(rows), salt, dtype=_UINT64)
         for column in self.codes[role]:

@@ -30,7 +30,6 @@ from tabveil.audit._membership_game import (
     per_attack,
     played,
     rows_of,
-    seed_of,
     targets_of,
     too_few,
 )
@@ -75,7 +74,7 @@ def measure(data: AuditInput) -> Measured:
 
 def _material(data: AuditInput, targets: Targets) -> Material:
     kept, times = _different(data, targets.groups(data))
-    entropy = None if data.random_state is None else [int(data.random_state), 1]
+    entropy = None if data.random_state is None else [data.random_state, 1]
     return Material(
         columns=data.schema.learned,
         synthetic=rows_of(data.codes["synthetic"], kept),
@@ -110,5 +109,5 @@ def _told(data: AuditInput, targets: Targets, material: Material) -> Told:
             + NO_BOUND
         ),
         cost=f"{material.row_pairs:,} pairs of rows and one classifier, no further fit",
-        seed=seed_of(data),
+        seed=data.random_state,
     )

@@ -54,7 +54,6 @@ from tabveil.audit._membership_game import (
     per_attack,
     played,
     rows_of,
-    seed_of,
     targets_of,
     too_few,
 )
@@ -174,5 +173,5 @@ def _told(data: AuditInput, targets: Targets, features: tuple[Features, Features
             + NO_BOUND
         ),
         cost=f"{few:,} and {many:,} marginals of {counted}{len(features[0].asked):,} asked rows, no further fit",
-        seed=seed_of(data),
+        seed=data.random_state,
     )

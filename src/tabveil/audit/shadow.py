@@ -147,7 +147,7 @@ class Shadow(Auditor):
         constant = _constant(fitted, side, self.fits)
         promised = data.promise is not None and math.isfinite(data.promise[0])
         void = constant and promised and not getattr(data.refit, "fresh_noise", False)
-        seed = 0 if data.random_state is None else int(data.random_state) % 2**32
+        seed = (data.random_state or 0) % 2**32
         asked = _Asked(
             whom=_named(self.targets, side),
             attack=_emptied(best(inside, outside, seed=seed), void=void),
@@ -202,7 +202,7 @@ def _game(data: AuditInput, cast: _Cast) -> Game:
     if data.refit is None:
         raise UsageError("There is no refit.")
     fresh = np.random.SeedSequence().generate_state(2, np.uint64)
-    entropy = (*map(int, fresh if data.random_state is None else [data.random_state]), VERSION)
+    entropy = (*(map(int, fresh) if data.random_state is None else [data.random_state]), VERSION)
     asked = (tuple(int(c[t]) for c in data.codes["train"]) for t in cast.targets)
     questions = tuple(target(codes, (*entropy, side)) for side, codes in enumerate(asked))
     return Game(
