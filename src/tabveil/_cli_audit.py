@@ -34,7 +34,7 @@ def audit(
     train: Annotated[str, typer.Option(metavar="TABLE", help="The rows it was made from.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="A .json file for the whole audit.")],
     holdout: Annotated[
-        str | None, typer.Option(metavar="TABLE", help="Real rows no fit has seen; without them nothing is attacked.")
+        str | None, typer.Option(metavar="TABLE", help="Real rows no fit has seen; without them only --refit attacks.")
     ] = None,
     population: Annotated[
         str | None, typer.Option(metavar="TABLE", help="Rows of all the people that the training rows are some of.")

@@ -103,7 +103,7 @@ class Shadow(Auditor):
     def why_not(self, data: AuditInput) -> str:
         """There must be a `refit`, a release, and training rows enough, some of which occur once."""
         if data.refit is None:
-            return f"{_WHAT} was not played: it takes `refit`, which fits the generator anew."
+            return f"{_WHAT} was not played: it takes `refit` (`--refit`), which fits the generator anew."
         reason = lacking(data, roles=("train", "synthetic"), what=_WHAT)
         if reason or (len(data.train) >= FEWEST_ROWS and len(_once(data)[1]) >= len(self.targets)):
             return reason

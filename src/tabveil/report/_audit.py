@@ -259,11 +259,6 @@ def _parts(measurement: Entry, scale: float) -> Drawing:
     }
 
 
-def worst_first(measurements: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Measurements by table, those over the same columns together."""
-    return groups(measurements, "table")
-
-
 def _figure(value: Any) -> float:
     """A figure of the dict, which writes infinities as words."""
     return float(value)

@@ -233,7 +233,7 @@ def _judged(document: Document) -> list[str]:
 def _counted(document: Document) -> list[str]:
     """What was counted, by table."""
     blocks = []
-    for table, entries in _audit.worst_first(document.get("measurements", [])).items():
+    for table, entries in _audit.groups(document.get("measurements", []), "table").items():
         rows = [
             [
                 escape(m["name"]),

@@ -200,7 +200,10 @@ def test_a_leak_within_the_limit_is_told() -> None:
 def test_what_is_no_share_beside_guessing_is_not_judged(changed: dict[str, Any]) -> None:
     """The line is drawn between the baseline and 1: above a baseline of 3 it would fall below it."""
     other = replace(found(900, 1000), **changed)
-    assert one(ATTACKED, findings=[other]).outcome == "not answered"
+    alone = one(ATTACKED, findings=[other])
+    assert (alone.outcome, alone.value) == ("not answered", None)
+    assert "beside a claim, or no share" in alone.sentence
+    assert "`refit`" in one({**ATTACKED, "auditor": "shadow"}).sentence
     assert one(ATTACKED, findings=[other, found(500, 1000)]).outcome == "met"
 
 
