@@ -210,6 +210,13 @@ def test_an_auditor_of_fits_says_that_it_needs_them(name: str) -> None:
 # ---
 
 
+@pytest.mark.parametrize("name", registry.names())
+def test_an_auditor_says_what_it_takes(name: str) -> None:
+    takes = registry.get(name).takes
+    assert takes
+    assert not takes.endswith(".")
+
+
 CHECKS: tuple[Callable[[str], None], ...] = tuple(f for n, f in list(globals().items()) if n.startswith("check_"))
 
 

@@ -93,6 +93,7 @@ class Anonymeter(Auditor):
     """
 
     needs_environment = NAME
+    takes = "its environment (`tabveil env create anonymeter`), and 20 training and held-out rows without copies"
 
     def __init__(
         self, *, halves: tuple[Sequence[str], Sequence[str]] | None = None, limit_s: float = environments.LIMIT_S

@@ -71,6 +71,8 @@ class Anonymity(Auditor):
       bins, missing, largest: as in `Policy`.
     """
 
+    takes = "`quasi_identifiers` in the schema, and for its attack training and held-out rows that are unique in them"
+
     def __init__(
         self, *, bins: int | Mapping[str, Cut] | None = BINS, missing: Missing = "value", largest: int = LARGEST
     ) -> None:

@@ -54,6 +54,8 @@ Rows = NDArray[np.int64]
 class Attribute(Auditor):
     """Sensitive cells of training rows guessed from the closest synthetic row, beside those of held-out rows."""
 
+    takes = "held-out rows, and `sensitive` columns or a `target` in the schema"
+
     def why_not(self, data: AuditInput) -> str:
         """There must be rows in all three tables, something to guess and something to guess it from."""
         if not secrets(data.schema):

@@ -194,11 +194,13 @@ class Auditor(ABC):
       needs_tables: whether what it finds is about the tables; one that fits made-up tables only is not held to them.
       needs_environment: the environment (`tabveil.environments`) that it works in, "" for none; where that was not
         made, it is none of the auditors that run by default.
+      takes: what it needs to say anything, in words that follow "needs": for whoever misses its numbers.
     """
 
     refits: ClassVar[bool] = False
     needs_tables: ClassVar[bool] = True
     needs_environment: ClassVar[str] = ""
+    takes: ClassVar[str] = ""
 
     @abstractmethod
     def compute(self, data: AuditInput) -> list[Finding]:

@@ -49,6 +49,8 @@ CELLS = 4_000_000_000
 class Membership(Auditor):
     """Training rows told from held-out rows by the best of eight attacks."""
 
+    takes = "at least 40 held-out rows and 20 training rows that occur once"
+
     def why_not(self, data: AuditInput) -> str:
         """There must be rows in all three tables, and enough of them that occur once."""
         return too_few(data, what="Membership")

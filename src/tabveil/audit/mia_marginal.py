@@ -79,6 +79,8 @@ class MIAMarginal(Auditor):
       axes: the cells in which the model counts, for some or all columns; others are cut into public bins.
     """
 
+    takes = "at least 40 held-out rows and 20 training rows that occur once"
+
     def __init__(self, *, marginals: Sequence[Sequence[str]] | None = None, axes: Iterable[Axis] = ()) -> None:
         self._marginals, self._axes = marginals, tuple(axes)
 

@@ -34,7 +34,9 @@ from pathlib import Path
 from typing import Literal
 
 from tabveil._schema_text import did_you_mean, read_text
+from tabveil.audit import registry
 from tabveil.audit._profile_files import Citation, Profile, Requirement, parse
+from tabveil.audit.base import Auditor
 from tabveil.audit.rates import beyond
 from tabveil.errors import SchemaError, UsageError
 from tabveil.records import Finding, Judgement, Measurement, readable
@@ -42,17 +44,6 @@ from tabveil.records import Finding, Judgement, Measurement, readable
 __all__ = ["Citation", "Profile", "Requirement", "judge", "line", "load", "names"]
 
 _ENDINGS = (".yaml", ".yml")
-
-_NEEDS = {
-    "anonymeter": "its environment (`tabveil env create anonymeter`), and 20 training and held-out rows without copies",
-    "anonymity": "`quasi_identifiers` in the schema",
-    "attribute": "held-out rows, and `sensitive` columns or a `target` in the schema",
-    "canary": "`refit`, and a schema without constraints",
-    "copies": "held-out rows",
-    "membership": "at least 40 held-out rows and 20 training rows that occur once",
-    "mia_marginal": "at least 40 held-out rows and 20 training rows that occur once",
-    "shadow": "`refit`, and 20 training rows, some of which occur once",
-}
 
 
 def names() -> list[str]:
@@ -142,9 +133,8 @@ def _judged(
 
 
 def _absent(asked: Requirement, what: str, *, threshold: float | None) -> _Answer:
-    needs = _NEEDS.get(asked.auditor, "what that auditor asks for")
-    if asked.kind == "attacked" and asked.auditor == "anonymity":
-        needs += ", and training and held-out rows that are unique in them"
+    auditor: type[Auditor] = registry.get(asked.auditor)
+    needs = auditor.takes or "what that auditor asks for"
     if "population" in asked.table:
         needs += " and a `population`"
     where = f"There is no {what} here: run the auditor {asked.auditor!r}, which needs {needs}."

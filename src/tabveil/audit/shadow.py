@@ -90,6 +90,7 @@ class Shadow(Auditor):
     """
 
     refits = True
+    takes = "`refit` (`--refit`), and 20 training rows, some of which occur once"
 
     def __init__(
         self, *, targets: Sequence[str] = TARGETS, fits: int = FITS, rows: int = ROWS, jobs: int | None = None
