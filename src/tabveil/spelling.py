@@ -47,8 +47,8 @@ RAKING = 5
 LEAST_WEEKS = 2
 """A column of dates that spans less is read as numbers are."""
 
-MOST_LEAVES = 2**20
-"""Days, or hours, beyond which a column of dates is not cut at them: 2,800 years of days, 119 of hours."""
+MOST_LEAVES = 2**18
+"""Days, or hours, beyond which a column of dates is not cut at them: 717 years of days, 30 of hours."""
 
 MOST_TOKENS = 128
 """Of a table: what a network holds and learns grows with their square."""
