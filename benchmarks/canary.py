@@ -156,14 +156,24 @@ SCENES = {
 }
 
 TOUCHED = (
-    "tabveil.mechanisms", "tabveil._counting", "tabveil.samplers", "tabveil.encoding", "tabveil.domains",
-    "tabveil.learning", "tabveil.generators._marginals", "tabveil.generators.independent", "tabveil.generators.mst",
-    "tabveil.generators.aim", "tabveil.generators.base", "tabveil.ledger", "tabveil._accounting_events",
+    "tabveil.mechanisms", "tabveil.noise", "tabveil.units", "tabveil._counting", "tabveil.samplers",
+    "tabveil.encoding", "tabveil.domains", "tabveil.learning", "tabveil.generators._marginals",
+    "tabveil.generators.independent", "tabveil.generators.mst", "tabveil.generators.aim",
+    "tabveil.generators.base", "tabveil.ledger", "tabveil._accounting_events",
 )  # fmt: skip
 """Modules that a fit of marginals runs through."""
 
-TRAINING = ("drawn", "noisy_sum", "_noise_of", "_RoundedNoise", "_in_units", "deviation_and_grid", "_vector")
-"""Parts of `mechanisms` that only trainings run: `benchmarks/audit_training.py` has those."""
+TRAINING = (
+    "drawn",
+    "noisy_sum",
+    "_noise_of",
+    "RoundedNoise",
+    "rounded_noise",
+    "_in_units",
+    "deviation_and_grid",
+    "_vector",
+)
+"""Parts of `mechanisms`, `noise` and `units` that only trainings run: `benchmarks/audit_training.py` has those."""
 
 BY_ID = {
     "laplace": "pure", "third-of-the-noise": "pure", "vectorised": "wide", "as-variance": "wide", "a13-": "wide",

@@ -139,7 +139,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
-    parser.add_argument("--generators", nargs="+", default=["tabular_lm"])
+    parser.add_argument("--generators", nargs="*", default=["tabular_lm"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--xgboost-python", required=True)
     parser.add_argument("--sdv-python")
     parser.add_argument("--out")
@@ -149,7 +150,7 @@ def main() -> None:
     for name in arguments.tables:
         frame, target = load(name, arguments.data)
         results: dict[str, list[Numbers]] = {}
-        for seed in SEEDS:
+        for seed in arguments.seeds:
             parts = split(frame, target, name, seed)
             for who, rows in candidates(arguments, parts[0], target):
                 results.setdefault(who, []).append(scored(arguments, rows, parts, target))

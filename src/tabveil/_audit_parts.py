@@ -129,6 +129,7 @@ def _finding(data: Any) -> Finding:
     numbers = (found.value, *listed(found.interval), found.baseline, found.control, found.ceiling, found.confidence)
     for number in numbers:
         require(not math.isnan(figure(number)))
+    require(found.baseline_of in ("guessing", "claim"))
     require(len(found.interval) == 2 and found.interval[0] <= found.interval[1] and 0 < found.confidence < 1)
     curve = [*listed(found.false_alarms), *listed(found.recognised)]
     require(len(found.false_alarms) == len(found.recognised) and all(0 <= figure(p) <= 1 for p in curve))

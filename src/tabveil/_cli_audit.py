@@ -110,27 +110,46 @@ def _text(found: Audited, out: Path) -> str:
 
 
 def _findings(findings: Sequence[Finding]) -> str:
-    from tabveil.audit.rates import beyond
-
     if not findings:
         return ""
-    head = ("INTERNAL: read real rows", "result", "interval", "guessing", "control", "ceiling", "leak shown")
+    head = ("INTERNAL: read real rows", "result", "interval", "baseline", "control", "ceiling", "shows")
     rows = [
         (
             f"{f.auditor}: {f.name}",
             f"{f.value:.3f}",
             f"{f.interval[0]:.3f} to {f.interval[1]:.3f}",
             *(f"{v:.3f}" for v in (f.baseline, f.control, f.ceiling)),
-            "yes" if beyond(f) else "no" if f.ceiling > 0 or f.interval[1] < 1 else "no tries",
+            _shown(f),
         )
         for f in findings
     ]
     return columns([head, *rows])
 
 
+def _shown(found: Finding) -> str:
+    """What a finding says of its baseline, which is guessing or a claim, in a word or two."""
+    from tabveil.audit.rates import beyond
+
+    claim = found.baseline_of == "claim"
+    if beyond(found):
+        return "CLAIM BROKEN" if claim else "a leak"
+    if not (found.ceiling > 0 or found.interval[1] < 1):
+        return "nothing: no tries"
+    return "no contradiction" if claim else "no leak"
+
+
 def _judgements(found: Audited) -> str:
-    rows = [(j.profile, j.outcome, f"{j.requirement}: {j.sentence}") for j in found.judgements]
-    return columns([("profile", "outcome", "asked, and why"), *rows]) if rows else ""
+    """Outcomes with the numbers that decided; why, in a sentence each, is in the file."""
+    rows = [(j.profile, j.outcome, _brief(j.value), _brief(j.threshold), j.requirement) for j in found.judgements]
+    if not rows:
+        return ""
+    return (
+        columns([("profile", "outcome", "number", "line", "asked"), *rows]) + "\nWhy, in a sentence each: in the file."
+    )
+
+
+def _brief(value: float | None) -> str:
+    return "" if value is None else readable(value)
 
 
 def _measurements(found: Audited) -> str:

@@ -37,7 +37,7 @@ USAGE_ERROR = typer.BadParameter.__mro__[2]
 
 
 class InterruptedRun(errors.TabveilError):
-    """Ctrl-C or SIGTERM, turned into an error of ours before the parser swallows what it was told."""
+    """Ctrl-C, SIGTERM or SIGHUP, turned into an error of ours before the parser swallows what it was told."""
 
     exit_code = errors.INTERRUPTED_EXIT_CODE
 
@@ -77,8 +77,12 @@ def answer(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
 
 
 def tell(message: str) -> None:
-    """A message for a person, on stderr."""
-    typer.echo(message, err=True)
+    """A message for a person, on stderr; lost where that was closed with its terminal."""
+    try:
+        typer.echo(message, err=True)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
@@ -177,8 +181,9 @@ def outcome(error: BaseException) -> tuple[int, str]:
 
 
 def _from_interrupt(error: BaseException) -> bool:
-    """Whether an interrupt inside a library came out as an error of the library's own, such as a lock's."""
-    found: BaseException | None = error if isinstance(error, RuntimeError) else None
+    """Whether an interrupt inside a library came out as an error of its own: a lock's, a closed terminal's."""
+    closed = isinstance(error, OSError) and error.errno == errno.EIO
+    found: BaseException | None = error if closed or isinstance(error, RuntimeError) else None
     while found is not None and not isinstance(found, KeyboardInterrupt):
         found = found.__context__
     return found is not None
@@ -188,17 +193,22 @@ def _line(parts: Sequence[str]) -> str:
     return " ".join(" ".join(f"{p.strip().rstrip('.')}." for p in parts).split())
 
 
-_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _interrupts() -> list[signal.Signals]:
+    """Signals that interrupt; a closed terminal does not where whoever started us said so, as nohup does."""
+    return [s for s in _INTERRUPTS if s != signal.SIGHUP or signal.getsignal(s) is not signal.SIG_IGN]
 
 
 @contextlib.contextmanager
 def _one_interrupt() -> Iterator[None]:
-    """Ctrl-C and SIGTERM both interrupt once; more of them do not disturb the tidying up.
+    """Ctrl-C, SIGTERM and SIGHUP (a closed terminal) interrupt once; more of them do not disturb the tidying up.
 
     The caller's handlers, hook and timer are as before afterwards; his timer stands still meanwhile.
     """
     try:
-        old = {s: signal.signal(s, _interrupt) for s in (*_INTERRUPTS, signal.SIGALRM)}
+        old = {s: signal.signal(s, _interrupt) for s in (*_interrupts(), signal.SIGALRM)}
     except ValueError:  # not in the main thread: whoever called us keeps his signals
         yield
         return
@@ -217,7 +227,7 @@ def _one_interrupt() -> Iterator[None]:
 
 
 def ignore_interrupts() -> None:
-    """From now on Ctrl-C and SIGTERM change nothing: for a process that ends by itself and has nothing left to lose."""
+    """From now on no interrupt changes anything: for a process that ends by itself and has nothing left to lose."""
     for number in _INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)
 

@@ -29,9 +29,10 @@ from tabveil.errors import TabveilError
 from tabveil.generators import base
 from tabveil.generators.base import Generator
 from tabveil.ledger import Ledger
-from tabveil.mechanisms import ClippedSum, Contest, PrivateRows, Question
+from tabveil.mechanisms import Contest, PrivateRows, Question
 from tabveil.schema import Schema
 from tabveil.tables import Table, open_table
+from tabveil.units import ClippedSum
 
 
 class ConformanceError(AssertionError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -147,34 +148,23 @@ def audit(
     Privacy: reads real rows outside any budget: everything that comes out is INTERNAL.
     """
     check_seed(random_state)
-    place = _folder_of(synthetic)
-    about: dict[str, Any] = {}
-    again = None
-    if place is None and refit:
-        raise UsageError("Only a release says which generator is to be fitted again: audit its folder.")
-    if place is not None:
-        verify(place)
-        again = _again(place) if refit else None
-        about = {"manifest_sha256": read_manifest(place).sha256}
-        synthetic, schema = place / "synthetic.parquet", schema or place / "schema.yaml"
-    if schema is None:
-        open_table(synthetic)  # what is not there at all needs no schema
-        raise UsageError("A table is audited under its schema: give one.")
+    asked = _asked(synthetic, schema, refit=refit)
     rng = np.random.default_rng(random_state)
-    tables = (None if t is None else measuring.frame_of(t, rng) for t in (synthetic, train, holdout, population))
+    tables = (None if t is None else measuring.frame_of(t, rng) for t in (asked.rows, train, holdout, population))
     rows, real, held, everybody = tables
     data = AuditInput(
         synthetic=rows,
         train=real,
         holdout=held,
-        schema=as_schema(schema),
+        schema=asked.schema,
         random_state=random_state,
         population=everybody,
-        refit=again,
-        promise=None if again is None else again.promise,
+        refit=asked.refit,
+        promise=None if asked.refit is None else asked.refit.promise,
         tell=progress or untold,
     )
     parts = None if store is None else Path(store)
+    about = {"manifest_sha256": asked.manifest}
     found = auditing.conduct(data, auditors=auditors, profiles=profiles, store=parts, about=about)
     if saved is not None:
         saved(found)
@@ -185,6 +175,31 @@ def audit(
 
 SHADOW_ROWS = 1_000
 """Synthetic rows of a fit for the privacy game."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What is audited: rows or where they are, under which schema, fitted again by what, of which release."""
+
+    rows: Any
+    schema: Schema
+    refit: Refitting | None = None
+    manifest: str | None = None
+
+
+def _asked(synthetic: Any, schema: Schema | str | os.PathLike[str] | None, *, refit: bool) -> _Asked:
+    """A release, verified, or a bare table, which needs a schema and is fitted by nobody knows what."""
+    place = _folder_of(synthetic)
+    if place is None and refit:
+        raise UsageError("Only a release says which generator is to be fitted again: audit its folder.")
+    if place is not None:
+        verify(place)
+        rows, own = place / "synthetic.parquet", as_schema(schema or place / "schema.yaml")
+        return _Asked(rows, own, _again(place) if refit else None, read_manifest(place).sha256)
+    if schema is None:
+        open_table(synthetic)  # what is not there at all needs no schema
+        raise UsageError("A table is audited under its schema: give one.")
+    return _Asked(synthetic, as_schema(schema))
 
 
 def _again(place: Path) -> Refitting:

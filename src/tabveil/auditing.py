@@ -259,9 +259,11 @@ def _digest(data: AuditInput) -> str:
     total, refit = _of_tables(data), "" if data.refit is None else repr(data.refit)
     about = [tabveil.__version__, data.schema.to_dict(), data.random_state, refit, data.promise]
     total.update(json.dumps(about, sort_keys=True, default=str).encode())
-    if data.population is not None:
-        total.update(repr(data.population.columns.tolist()).encode())
-        total.update(pd.util.hash_pandas_object(data.population.astype("string"), index=False).to_numpy().tobytes())
+    unit = data.schema.privacy_unit
+    named = [t[[unit]] for t in (data.train, data.holdout) if t is not None and unit in t]
+    for table in (*named, *([] if data.population is None else [data.population])):
+        total.update(repr(table.columns.tolist()).encode())
+        total.update(pd.util.hash_pandas_object(table.astype("string"), index=False).to_numpy().tobytes())
     return total.hexdigest()
 
 

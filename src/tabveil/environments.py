@@ -4,7 +4,8 @@
     run("anonymeter", tables={"train": table}, job={...})
 
 What environments there are is data: `data/environments/NAME.yaml` says what it is for and under which licence,
-`NAME.txt` pins what pip installs, `NAME_worker.py` is the worker. The worker never is imported into our process, nor
+`NAME.txt` pins what pip installs, to the SHA-256 of every file it may be (docs/audit.md says how it is renewed), and
+`NAME_worker.py` is the worker. The worker never is imported into our process, nor
 does our interpreter run it: what is agreed to and pinned is what reads the rows.
 
 An environment lies under `home()`, one folder each. A file written last marks it as whole and says whose licence was
@@ -13,7 +14,8 @@ accepted; a folder without it is a leftover, and removed by the next `create`. O
 Privacy: tables reach a worker as Parquet in a temporary folder that only this user can open. It is removed after
 Ctrl-C too, and where our process is killed by the worker, which is there before the first row is written. What a
 worker prints is thrown away, and of its errors only type and place are told: a library's message may quote cells.
-Whoever can put files into the environment, or decides where pip fetches from, decides what reads the rows.
+Whoever can put files into the environment decides what reads the rows; whoever runs the index that pip fetches from
+does not, since another file than the pinned one is refused.
 """
 
 from __future__ import annotations
@@ -52,8 +54,11 @@ MARK = "tabveil-environment.json"
 LIMIT_S = 3_600.0
 """Seconds that a worker may take where the caller says nothing."""
 
-_PIP = ("--no-input", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:")
-"""Nothing but what is listed, and nothing that would have to run code to be built."""
+_PIP = ("--no-input", "--disable-pip-version-check", "--no-deps", "--require-hashes", "--only-binary", ":all:")
+"""Nothing but what is listed, to the last bit, and nothing that would have to run code to be built."""
+
+_TAMPERED = re.compile(r"DO NOT MATCH THE HASHES.*?^ +(?P<package>[\w.-]+==[\w.-]+)", re.DOTALL | re.MULTILINE)
+"""What pip says where a file is not the pinned one."""
 
 _PLACES = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER")
 """Settings by which pip would install elsewhere."""
@@ -78,7 +83,8 @@ class Environment:
       pythons: versions of Python, as "3.11", that the pinned packages are for.
       licence: the package's licence.
       notice: what must be read before the first use.
-      requirements: everything pip installs, as NAME==VERSION, what the package brings included.
+      requirements: everything pip installs, as NAME==VERSION --hash=sha256:... and a hash for each further file that
+        the package comes in, what the package brings included.
     """
 
     name: str
@@ -97,7 +103,7 @@ class Environment:
     @property
     def version(self) -> str:
         """The version of `package` that is pinned."""
-        return dict(r.split("==") for r in self.requirements)[self.package]
+        return dict(r.split()[0].split("==") for r in self.requirements)[self.package]
 
 
 def names() -> list[str]:
@@ -115,8 +121,9 @@ def load(name: str) -> Environment:
         raise UsageError(f"There is no environment {name!r}: choose one of {', '.join(names())}.")
     said = yaml.safe_load((_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
     said["pythons"], said["notice"] = tuple(said["pythons"]), " ".join(said["notice"].split())
-    lines = (_folder() / f"{name}.txt").read_text(encoding="utf-8").splitlines()
-    return Environment(**said, requirements=tuple(line for line in lines if line and not line.startswith("#")))
+    text = (_folder() / f"{name}.txt").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = (" ".join(line.split()) for line in text.splitlines() if not line.startswith("#"))
+    return Environment(**said, requirements=tuple(line for line in lines if line))
 
 
 def home() -> Path:
@@ -184,7 +191,8 @@ def create(name: str, *, accepted: bool, tell: Tell | None = None) -> Path:
 
     Raises:
       UsageError: no such environment; the notice was not agreed to; or another process is making or using it.
-      MissingDependencyError: not for this Python, or pip could not install something. Nothing is left behind.
+      MissingDependencyError: not for this Python, or pip could not install something, or was given another file than
+        the pinned one. Nothing is left behind.
       WorkerError: pip took longer than LIMIT_S.
       StorageError: the folder cannot be written.
     """
@@ -225,20 +233,20 @@ def accepted_on(name: str) -> str:
 def _make(environment: Environment, folder: Path, *, lock: IO[str], tell: Tell) -> None:
     """Environments cannot be moved, so it grows in its place, and a file written last says that it is whole.
 
-    What is started holds the lock too: a pip that outlives us keeps everybody else out.
+    What is started holds the lock too: nobody else comes in before it is over.
     """
     _clear(folder)
     try:
         tell(f"Making {folder}")
-        venv = [sys.executable, "-I", "-m", "venv", str(folder)]
-        _call(venv, lock=lock, failed="venv could not make the environment")
+        _call([*_module(sys.executable, "venv"), str(folder)], lock=lock, failed="venv could not make the environment")
         tell(f"Fetching {len(environment.requirements)} packages with pip: a minute or a few")
         listed = folder / "requirements.txt"
         listed.write_text("\n".join(environment.requirements) + "\n", encoding="utf-8")
-        python = [str(_python_in(folder)), "-I"]
-        pip = [*python, "-m", "pip", "install", "-r", str(listed), *_PIP]
+        python = str(_python_in(folder))
+        pip = [*_module(python, "pip"), "install", "-r", str(listed), *_PIP]
         _call(pip, lock=lock, failed="pip could not install what is pinned")
-        _call([*python, "-c", _CHECK, str(listed)], lock=lock, failed="pip has not installed what is pinned")
+        check = [python, "-I", "-c", _CHECK, str(listed)]
+        _call(check, lock=lock, failed="pip has not installed what is pinned")
         mark = {
             "name": environment.name,
             "digest": environment.digest,
@@ -252,10 +260,28 @@ def _make(environment: Environment, folder: Path, *, lock: IO[str], tell: Tell) 
         raise
 
 
+def _module(python: str, name: str) -> list[str]:
+    """The command that runs a module and is over when we are."""
+    return [python, "-I", "-c", _WATCHED, str(os.getpid()), name]
+
+
+_WATCHED = """
+import os, runpy, signal, sys, threading, time
+
+def watch(parent):
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os.killpg(0, signal.SIGKILL)
+
+threading.Thread(target=watch, args=(int(sys.argv.pop(1)),), daemon=True).start()
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+"""Runs a module; where its parent is gone it ends itself and its children, which a hung-up terminal does not reach."""
+
 _CHECK = """
 import sys
 from importlib.metadata import version
-pinned = (line.strip().split("==") for line in open(sys.argv[1], encoding="utf-8"))
+pinned = (line.split()[0].split("==") for line in open(sys.argv[1], encoding="utf-8"))
 wrong = [name for name, wanted in pinned if version(name) != wanted]
 sys.exit(f"ERROR: another version of {', '.join(wrong)}" if wrong else 0)
 """
@@ -273,6 +299,11 @@ def _call(command: Sequence[str], *, lock: IO[str] | None = None, failed: str) -
         with _running(started) as process:
             said = _end_of(process, limit_s=LIMIT_S)
     if process.returncode:
+        if tampered := _TAMPERED.search(said):
+            raise MissingDependencyError(
+                f"{failed}: the index that pip is set to gave another {tampered['package']} than the pinned one (its "
+                "SHA-256 differs). It may have been tampered with, so nothing was installed."
+            )
         lines = [line for line in said.splitlines() if line.strip()]
         last = next((line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "no word of it")
         raise MissingDependencyError(f"{failed}: {re.sub(r'[a-z+]+://[^ ]+', '(an address)', last).strip()}")

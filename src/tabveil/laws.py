@@ -17,10 +17,11 @@ from typing import Protocol, Self
 import numpy as np
 
 from tabveil._chains import EVEN
+from tabveil._groups import PASSES
 from tabveil.completion import UNKNOWN, completed
 from tabveil.conditions import Balance, may_hold
 from tabveil.encoding import INVALID, Axis, Codes, CodeSet, Floats, size
-from tabveil.enforcing import PASSES, Rules
+from tabveil.enforcing import Rules
 from tabveil.errors import UsageError
 from tabveil.graphical_model import NEVER, Factor, GraphicalModel, Ints, systematic
 

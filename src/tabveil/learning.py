@@ -35,7 +35,8 @@ from tabveil.columns import FARTHEST, Categorical, Column, Date, Datetime, Decim
 from tabveil.domains import brief, evenly
 from tabveil.encoding import Codes, bound_at, digits_needed, position, positions
 from tabveil.errors import UsageError
-from tabveil.mechanisms import PrivateRows, Question, counting_event, noise_is_seeded
+from tabveil.mechanisms import PrivateRows, Question
+from tabveil.noise import counting_event, noise_is_seeded
 from tabveil.schema import Schema
 
 Edges = NDArray[np.int64]

@@ -1,8 +1,9 @@
 """The only file that reads private rows: charge, read, noise, in one call.
 
 `PrivateRows` stands between a fit and its table. Each of its methods first takes an already committed event from the
-receipt (nothing is read before that), then reads, then adds noise of exactly the size that event says: what runs and
-what is charged are the same object. Exact counts are made by `_counting` and kept inside.
+receipt (nothing is read before that), then reads, then adds noise of exactly the size that event says (`noise`): what
+runs and what is charged are the same object. Exact counts are made by `_counting` and kept inside; which rows of a unit
+are kept, and which units a sample has, `units` says.
 
 A small table is kept in memory as codes, at most MEMORY bytes of them; a larger one is read again for every pass, in
 bounded memory. `tabulate` counts many marginals in one pass.
@@ -21,22 +22,17 @@ the noise covers what rounding to the grid may add to that distance (trap A13).
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import ContextVar
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import opendp.prelude as dp
 import pandas as pd
 from dp_accounting import ComposedDpEvent, DpEvent, GaussianDpEvent, NonPrivateDpEvent, PoissonSampledDpEvent
 from numpy.typing import NDArray
-from scipy import special
 
 from tabveil._counting import Cells, Cutter, Marginal, Tally
 from tabveil.accounting import (
@@ -45,33 +41,28 @@ from tabveil.accounting import (
     DiscreteLaplaceDpEvent,
     ExponentialMechanismDpEvent,
 )
-from tabveil.columns import Categorical, Column, writable
-from tabveil.encoding import Axis, Codes, Floats, encode, numbered, size, texts_of, texts_to_learn
+from tabveil.columns import Categorical, Column
+from tabveil.encoding import Axis, Codes, Floats, encode, numbered, size, texts_to_learn
 from tabveil.errors import DataError, UnchargedError, UsageError
 from tabveil.ledger import Receipt
-from tabveil.samplers import (
-    MAX_SIGMA,
-    MIN_SIGMA,
-    Words,
-    bernoulli,
-    discrete_gaussian,
-    gaussian,
-    representable,
-    system_bits,
-)
+from tabveil.noise import RoundedNoise, noise_is_seeded, noise_like, noisy_argmax, rounded_noise, selected
 from tabveil.schema import Schema
 from tabveil.tables import Table, open_table
-
-dp.enable_features("contrib")
+from tabveil.units import (
+    ClippedSum,
+    UnitRows,
+    bounded,
+    bounded_in_parts,
+    fresh_secrets,
+    unit_names,
+    units_of,
+)
 
 FIXED_POINT = 2**16
 """Scores are whole numbers of 1/FIXED_POINT rows, so that their sensitivity is exact."""
 
 MOST_EXPECTED = 2.0**44
 """Expected counts are cut here, in all cells together: beyond it whole numbers of 64 bits would run over."""
-
-OPENDP_CELLS = 512
-"""Vectors longer than this are drawn by `samplers`, which takes a tenth of OpenDP's time per cell."""
 
 GRID_BITS = 24
 """A clipped sum and its noise are rounded to a grid of 2^-GRID_BITS standard deviations of the noise, or finer."""
@@ -91,106 +82,13 @@ CACHED_CELLS = 2**26
 UNIT_BYTES = 64
 """What the name of a unit takes in memory, about."""
 
-UNIT_PARTS = 64
-"""Units of a larger table are told apart in this many parts, one after the other."""
-
 _BLOCK = 2**20
 """Rows counted at a time."""
 
 _CHANGED = "The table was written to while it was read: read a copy that nobody writes to."
-_ALPHABET = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"))
 
 Counted = dict[tuple[int, ...], tuple[Marginal, NDArray[np.int64]]]
 """Marginals and their exact counts, by the identities of their axes."""
-
-_seed: ContextVar[np.random.Generator | None] = ContextVar("seed", default=None)
-
-
-@contextlib.contextmanager
-def seeded_noise_for_tests(seed: int) -> Iterator[None]:
-    """Inside, privacy noise repeats. Every statement made inside says NOT A RELEASE (trap A12)."""
-    token = _seed.set(np.random.default_rng(seed))
-    try:
-        yield
-    finally:
-        _seed.reset(token)
-
-
-def noise_is_seeded() -> bool:
-    """Whether a test has replaced the operating system's entropy."""
-    return _seed.get() is not None
-
-
-def _bits(count: int) -> Words:
-    generator = _seed.get()
-    return system_bits(count) if generator is None else generator.integers(0, 2**64, count, dtype=np.uint64)
-
-
-def secret_words(count: int) -> Words:
-    """Words of the operating system's entropy, 64 bits each, as the noise is drawn from; never to be shown or kept."""
-    return _bits(count)
-
-
-def gaussian_noise(cells: int, event: DiscreteGaussianDpEvent) -> NDArray[np.int64]:
-    """Discrete Gaussian noise of `event.sigma` for `cells` cells, from OpenDP or, where that would dominate, from
-    `samplers`.
-    """
-    vectorised = cells > OPENDP_CELLS and MIN_SIGMA <= event.sigma <= MAX_SIGMA
-    if vectorised or (noise_is_seeded() and MIN_SIGMA <= event.sigma <= MAX_SIGMA):
-        return discrete_gaussian(cells, event.sigma, _bits)
-    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")
-    price = event.sensitivity**2 / (2 * event.sigma**2)
-    return _added(dp.m.make_gaussian(*space, scale=float(event.sigma)), cells, (event.sensitivity, price))
-
-
-def laplace_noise(cells: int, event: DiscreteLaplaceDpEvent) -> NDArray[np.int64]:
-    """Discrete Laplace noise of `event.scale` for `cells` cells, from OpenDP."""
-    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l1_distance(T="i64")
-    price = event.sensitivity / event.scale
-    return _added(dp.m.make_laplace(*space, scale=float(event.scale)), cells, (event.sensitivity, price))
-
-
-def _added(measurement: dp.Measurement, cells: int, charged: tuple[int, float]) -> NDArray[np.int64]:
-    """Noise for `cells` cells, once OpenDP's own price at the charged sensitivity is at most the charged one."""
-    sensitivity, price = charged
-    if not _price(measurement, sensitivity) <= price * (1 + 1e-9):
-        raise UnchargedError("The noise library's price for these counts is above what was charged.")
-    return np.asarray(measurement([0] * cells), dtype=np.int64)
-
-
-def _price(measurement: dp.Measurement, sensitivity: int) -> float:
-    """What OpenDP itself says the measurement costs."""
-    return float(measurement.map(sensitivity))
-
-
-@functools.lru_cache(maxsize=256)
-def _noisy_max(scale: float) -> dp.Measurement:
-    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.linf_distance(T="i64")
-    return dp.m.make_noisy_max(*space, dp.zero_concentrated_divergence(), scale=scale)
-
-
-def noisy_argmax(scores: NDArray[np.int64], sensitivity: int, event: ExponentialMechanismDpEvent) -> int:
-    """Position of the largest score after Gumbel noise, the exponential mechanism, by OpenDP's report-noisy-max.
-
-    OpenDP adds Gumbel noise where zCDP is asked for and exponential noise where pure DP is; only the former has a
-    privacy loss of range epsilon, which is what `event` is charged for (Cesar & Rogers 2021; McSherry & Talwar 2007).
-
-    Args:
-      scores: shape (candidates,), whole numbers.
-      sensitivity: how far one unit can move any one score.
-      event: what was charged.
-
-    Raises:
-      UnchargedError: OpenDP's own price for the noise is above the charge.
-    """
-    generator = _seed.get()
-    scale = math.nextafter(2 * sensitivity / event.epsilon * (1 + 1e-12), math.inf)
-    if generator is not None:
-        return int(np.argmax(scores + scale * generator.gumbel(size=len(scores))))
-    measurement = _noisy_max(scale)
-    if _price(measurement, sensitivity) > event.epsilon**2 / 8 * (1 + 1e-12):
-        raise UnchargedError("The noise library's price for this choice is above what was charged.")
-    return int(measurement(scores.tolist()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,27 +138,6 @@ class Question:
     label: str
 
 
-@dataclass(frozen=True, eq=False)
-class ClippedSum:
-    """A sum of vectors over a Poisson sample of units.
-
-    Attributes:
-      rate: the chance of each unit to be drawn, in (0, 1].
-      clip: the longest vector, in L2 norm, above 0; inf where nothing is private.
-      size: coordinates of a vector.
-      most_units: units handed over at a time, for memory alone: the sum does not depend on it.
-      total: gives the sum over the units it is handed, shape (size,), finite. Its arguments are the codes of their
-        rows, shape (rows, columns), columns as `schema.modelled`, and for each row the position of its unit, from 0,
-        rising. Each unit's vector must be a function of that unit's rows alone, no longer than `clip`.
-    """
-
-    rate: float
-    clip: float
-    size: int
-    most_units: int
-    total: Callable[[NDArray[np.int64], NDArray[np.int64]], Floats]
-
-
 class PrivateRows:
     """Private rows behind a receipt.
 
@@ -281,7 +158,7 @@ class PrivateRows:
         self._scores: dict[int, tuple[Contest, NDArray[np.int64]]] = {}
         self._kept: NDArray[np.bool_] | None = None
         self._owners: NDArray[np.int64] | None = None
-        self._sampled: _UnitRows | None = None
+        self._sampled: UnitRows | None = None
 
     def __repr__(self) -> str:
         return f"PrivateRows({self._schema.name!r})"
@@ -312,7 +189,7 @@ class PrivateRows:
         """
         event = self._take(label, DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent)
         exact = self._count(axes)
-        return exact + _noise_like(exact, event)
+        return exact + noise_like(exact, event)
 
     def choose(self, contest: Contest, allowed: Sequence[int], *, label: str) -> int:
         """The candidate among `allowed` whose true counts are, up to noise, farthest from their estimate in L1.
@@ -361,7 +238,7 @@ class PrivateRows:
             total += _vector(asked.total(codes, owners), asked.size)
         return total if noise is None else noise.added_to(total)
 
-    def _noise_of(self, event: DpEvent, asked: ClippedSum, label: str) -> _RoundedNoise | None:
+    def _noise_of(self, event: DpEvent, asked: ClippedSum, label: str) -> RoundedNoise | None:
         """The charged noise, drawn meanwhile by another thread unless a test has seeded it; None where nothing is
         private.
         """
@@ -374,14 +251,14 @@ class PrivateRows:
             raise UnchargedError(f"{label!r} was charged for another rate or noise than this sum has.")
         deviation, grid = deviation_and_grid(float(inner.noise_multiplier), asked)
         if noise_is_seeded():
-            return _RoundedNoise(grid, rounded_noise(asked.size, deviation / grid))
-        return _RoundedNoise(grid, self._thread.submit(rounded_noise, asked.size, deviation / grid))
+            return RoundedNoise(grid, rounded_noise(asked.size, deviation / grid))
+        return RoundedNoise(grid, self._thread.submit(rounded_noise, asked.size, deviation / grid))
 
     @functools.cached_property
     def _thread(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(1, thread_name_prefix="tabveil-noise")
 
-    def _in_units(self) -> _UnitRows:
+    def _in_units(self) -> UnitRows:
         """All codes in memory, the rows of each unit together; read once."""
         if self._sampled is None:
             codes = self._read()
@@ -390,7 +267,7 @@ class PrivateRows:
                     f"The table's codes take more than {MEMORY // 2**20} MiB, and training keeps them in memory: use "
                     "fewer rows, or a generator that reads the table in passes, such as mst."
                 )
-            self._sampled = _UnitRows.of([codes[c.name] for c in self._schema.modelled], self._owners)
+            self._sampled = UnitRows.of([codes[c.name] for c in self._schema.modelled], self._owners)
         return self._sampled
 
     def forget(self, axes: Sequence[Axis]) -> None:
@@ -516,14 +393,14 @@ class PrivateRows:
             for column in modelled:
                 parts[column.name].append(_narrow(column, encode(column, chunk[column.name])))
             if unit:
-                units.append(_units(chunk[unit]))
+                units.append(units_of(chunk[unit]))
             rows += len(chunk)
             taken += sum(p[-1].nbytes for p in parts.values()) + (UNIT_BYTES * len(chunk) if unit else 0)
             if taken > most:
                 return None
         codes = {c.name: np.concatenate(parts.pop(c.name)) for c in modelled}
         if unit and self._kept is None:
-            self._kept = _bounded(np.concatenate(units), self._schema.contributions)
+            self._kept = bounded(np.concatenate(units), self._schema.contributions)
         self._require_unchanged(rows)
         kept = self._kept
         self._owners = numbered(np.concatenate(units))[0][kept] if unit else None
@@ -546,7 +423,7 @@ class PrivateRows:
             for question, counts in zip(questions, exact, strict=True):
                 bins = question.bin_of(chunk[question.column])
                 counts += np.bincount(bins[bins >= 0], minlength=question.bins)
-        return [counts + _noise_like(counts, event) for counts, event in zip(exact, events, strict=True)]
+        return [counts + noise_like(counts, event) for counts, event in zip(exact, events, strict=True)]
 
     def categories(self, columns: Sequence[Categorical], *, labels: Sequence[str]) -> list[tuple[str, ...]]:
         """The texts of each column whose noisy count reaches its threshold, sorted; in one pass over the table.
@@ -616,82 +493,21 @@ def _kept_rows(table: Table, schema: Schema) -> NDArray[np.bool_]:
     """A choice of at most k rows of every unit, told apart by their texts where these fit into memory."""
     unit, units, taken = str(schema.privacy_unit), list[NDArray[np.object_]](), 0
     for chunk in table.compact([unit]):
-        units.append(_units(chunk[unit]))
+        units.append(units_of(chunk[unit]))
         taken += UNIT_BYTES * len(chunk)
         if taken > MEMORY:
             return _kept_rows_by_name(table, schema)
-    return _bounded(np.concatenate(units), schema.contributions)
+    return bounded(np.concatenate(units), schema.contributions)
 
 
 def _kept_rows_by_name(table: Table, schema: Schema) -> NDArray[np.bool_]:
     """`_kept_rows` of more units than fit into memory as texts."""
-    unit, secrets = str(schema.privacy_unit), _secrets()
+    unit, secrets = str(schema.privacy_unit), fresh_secrets()
     parts: tuple[list[NDArray[np.uint64]], list[NDArray[np.uint64]]] = ([], [])
     for chunk in table.compact([unit]):
-        for part, names in zip(parts, unit_names(_units(chunk[unit]), secrets), strict=True):
+        for part, names in zip(parts, unit_names(units_of(chunk[unit]), secrets), strict=True):
             part.append(names)
     return bounded_in_parts(np.concatenate(parts[0]), np.concatenate(parts[1]), schema.contributions)
-
-
-def _bounded(units: NDArray[np.object_], most: int) -> NDArray[np.bool_]:
-    kept = np.zeros(len(units), dtype=bool)
-    kept[bounded_contributions(units, most)] = True
-    return kept
-
-
-def _noise_like(counts: NDArray[np.int64], event: DpEvent) -> NDArray[np.int64]:
-    """The charged noise for each of `counts`, of their shape; none where nothing is private."""
-    if isinstance(event, DiscreteGaussianDpEvent):
-        return gaussian_noise(counts.size, event).reshape(counts.shape)
-    if isinstance(event, DiscreteLaplaceDpEvent):
-        return laplace_noise(counts.size, event).reshape(counts.shape)
-    return np.zeros_like(counts)
-
-
-def selected(counts: pd.Series, charged: tuple[DiscreteGaussianDpEvent, DeltaDpEvent] | None) -> tuple[str, ...]:
-    """The texts whose noisy count reaches the threshold, sorted: partition selection (Korolova, Kenthapadi, Mishra,
-    Ntoulas 2009; Desfontaines, Voss, Gipson, Mandayam 2022).
-
-    Args:
-      counts: how many kept rows hold each text that occurs.
-      charged: noise for every count, and the chance that a text of one unit alone is released; None: all are released.
-
-    Privacy: counts of texts that both neighbours hold are a Gaussian mechanism whose output is cut at the threshold. A
-      text that only one of them holds is released with probability at most delta, all such texts together.
-    """
-    texts = sorted(t for t in counts.index if writable(t))
-    if charged is None or not texts:
-        return tuple(texts)
-    gaussian, failure = charged
-    noisy = counts[texts].to_numpy() + gaussian_noise(len(texts), gaussian)
-    least = threshold(gaussian, failure.delta)
-    return tuple(t for t, n in zip(texts, noisy.tolist(), strict=True) if n >= least)
-
-
-def threshold(gaussian: DiscreteGaussianDpEvent, delta: float) -> int:
-    """The least noisy count that is released, rounded up: texts of one unit alone reach it with probability at most
-    delta.
-
-    A unit has at most k rows, so at most k texts of its own, each counted at most k times: k * P(noise >= T - k) must
-    be at most delta. P(X >= m) of the discrete Gaussian is at most P(Y >= m - 1) of the continuous one (Canonne,
-    Kamath, Steinke 2020, Proposition 25).
-    """
-    k, sigma = gaussian.sensitivity, float(gaussian.sigma)
-    if MIN_SIGMA <= sigma <= MAX_SIGMA:
-        sigma = max(sigma, representable(sigma))  # the sampler's own, which is never below
-    quantile = -float(special.ndtri(delta / k * (1 - 1e-9)))
-    return k + 1 + math.ceil(max(quantile, 0.0) * sigma * (1 + 1e-9))
-
-
-def counting_event(amount: float, contributions: int, *, pure: bool) -> DpEvent:
-    """The event of one histogram that costs `amount`: epsilon and discrete Laplace noise where `pure`, else rho and
-    discrete Gaussian noise of a standard deviation that is drawn exactly.
-    """
-    if pure:
-        return DiscreteLaplaceDpEvent(contributions / amount, contributions)
-    sigma = contributions / math.sqrt(2 * amount)
-    drawn_exactly = representable(sigma) if MIN_SIGMA <= sigma <= MAX_SIGMA else sigma
-    return DiscreteGaussianDpEvent(drawn_exactly, contributions)
 
 
 def _vector(part: Floats, size: int) -> Floats:
@@ -718,66 +534,6 @@ def deviation_and_grid(multiplier: float, asked: ClippedSum) -> tuple[float, flo
         raise UnchargedError("A private sum needs a clip that is a number above 0.")
     grid = 2.0 ** (math.floor(math.log2(multiplier * asked.clip)) - GRID_BITS)
     return multiplier * (asked.clip + grid * math.sqrt(asked.size)), grid
-
-
-def rounded_noise(count: int, deviation: float) -> Floats:
-    """`count` Gaussians of standard deviation `deviation`, rounded to whole numbers.
-
-    Privacy: a Gaussian mechanism on whole numbers whose output is rounded is that mechanism and post-processing, and
-      rounding n + x is adding n to the rounded x, exactly, while both stay below 2^53. So the support of what is
-      released is all whole numbers whatever the rows, and the last bits of doubles, which attacks on floating-point
-      noise read (Mironov 2012; Haney et al. 2022), are gone: what is left is that a whole number's probability is
-      off by a relative 1e-7 or so in double precision.
-    """
-    return np.rint(gaussian(count, _bits) * deviation)
-
-
-@dataclass(frozen=True, eq=False)
-class _RoundedNoise:
-    """Noise in whole steps of a grid, drawn or being drawn."""
-
-    grid: float
-    steps: Floats | Future[Floats]
-
-    def added_to(self, total: Floats) -> Floats:
-        """`total` rounded to the grid, plus the noise."""
-        steps = self.steps.result() if isinstance(self.steps, Future) else self.steps
-        return np.asarray((np.rint(total / self.grid) + steps) * self.grid, dtype=np.float64)
-
-
-@dataclass(frozen=True, eq=False)
-class _UnitRows:
-    """Codes in memory, the rows of each unit together.
-
-    Attributes:
-      codes: shape (rows, columns), in a narrow type.
-      starts: shape (units + 1,): unit i has the rows from starts[i] to starts[i + 1].
-    """
-
-    codes: Codes
-    starts: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, columns: Sequence[Codes], owners: NDArray[np.int64] | None) -> _UnitRows:
-        """From the codes of every column and each row's unit; without units each row is one."""
-        codes = np.stack(columns, axis=1)
-        if owners is None:
-            return cls(codes, np.arange(len(codes) + 1))
-        order = np.argsort(owners, kind="stable")
-        first = np.flatnonzero(np.diff(owners[order], prepend=-1, append=owners.max(initial=-1) + 1))
-        return cls(codes[order], first)
-
-    def drawn(self, asked: ClippedSum) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """A Poisson sample, `asked.most_units` units at a time: codes of rows, and the position of each row's unit."""
-        chosen = np.flatnonzero(bernoulli(len(self.starts) - 1, asked.rate, _bits))
-        for start in range(0, len(chosen), asked.most_units):
-            yield self._rows_of(chosen[start : start + asked.most_units])
-
-    def _rows_of(self, units: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        counts = self.starts[units + 1] - self.starts[units]
-        owners = np.repeat(np.arange(len(units)), counts)
-        within = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return self.codes[self.starts[units][owners] + within].astype(np.int64), owners
 
 
 class _Source:
@@ -861,68 +617,6 @@ def _fixed_point(numbers: Floats) -> NDArray[np.int64]:
     """Public numbers in units of 1/FIXED_POINT, bounded so that no sum of whole numbers can run over."""
     bounded = np.clip(np.nan_to_num(numbers, nan=0.0), 0.0, MOST_EXPECTED / max(1, numbers.size))
     return np.rint(bounded * FIXED_POINT).astype(np.int64)
-
-
-def bounded_contributions(units: NDArray[Any], most: int) -> NDArray[np.int64]:
-    """Positions of at most `most` rows of every unit, chosen evenly, in rising order.
-
-    Privacy: which rows of a unit are kept depends on that unit's rows and on fresh entropy only, so adding or
-      removing a unit changes at most `most` kept rows (trap A17). Rows without a unit count as one unit together,
-      which protects them all.
-    """
-    numbers, _ = numbered(units)
-    order = np.lexsort((_bits(len(units)), numbers))
-    ordered = numbers[order]
-    start = np.searchsorted(ordered, ordered, side="left")
-    return np.sort(order[np.arange(len(units)) - start < most])
-
-
-def bounded_in_parts(high: NDArray[np.uint64], low: NDArray[np.uint64], most: int) -> NDArray[np.bool_]:
-    """Which rows to keep, as `bounded_contributions`, of units named by 128 bits; one part of the units at a time.
-
-    Args:
-      high: shape (rows,), one half of each row's unit name, from `unit_names`.
-      low: the other half.
-      most: rows of one unit.
-    """
-    part = (high % np.uint64(UNIT_PARTS)).astype(np.uint8)
-    kept = np.zeros(len(part), dtype=bool)
-    for number in range(UNIT_PARTS):
-        rows = np.flatnonzero(part == number)
-        order = np.lexsort((low[rows], high[rows]))
-        rows = rows[order]
-        other = (np.diff(high[rows]) != 0) | (np.diff(low[rows]) != 0)
-        kept[rows[bounded_contributions(np.append(0, np.cumsum(other))[: len(rows)], most)]] = True
-    return kept
-
-
-def unit_names(units: NDArray[np.object_], secrets: tuple[str, str]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Two 64-bit numbers for every unit's text: SipHash under two secrets.
-
-    Privacy: two units that shared both numbers would share their k rows, and then adding one could push out rows of the
-      other: counts would move by 2k. The secrets are drawn anew for every fit, so no table can be written to bring that
-      about; one unit meets another of n with a chance of at most n / 2^128, below 2^-94 for 10^10 units. That is far
-      below any delta, and what is claimed for delta = 0 leaves it out (docs/generators.md). Tables that fit into memory
-      tell units apart by their texts.
-    """
-    numbers, different = numbered(units)
-    try:
-        first, second = (pd.util.hash_array(different, hash_key=s, categorize=False) for s in secrets)
-    except UnicodeEncodeError:  # half a character, in a frame
-        texts = np.array([str(t).encode("utf-8", "surrogatepass") for t in different], dtype=object)
-        first, second = (pd.util.hash_array(texts, hash_key=s, categorize=False) for s in secrets)
-    return first[numbers], second[numbers]
-
-
-def _secrets() -> tuple[str, str]:
-    """Two keys of 16 letters, 96 random bits each."""
-    letters = _ALPHABET[(_bits(32) % np.uint64(64)).astype(np.int64)]
-    return "".join(letters[:16]), "".join(letters[16:])
-
-
-def _units(values: pd.Series) -> NDArray[np.object_]:
-    """The unit of every row as text; rows without one share the name ""."""
-    return np.asarray(texts_of(values).fillna("").to_numpy(dtype=object))
 
 
 def _narrow(column: Column, codes: Codes) -> Codes:

@@ -72,6 +72,23 @@ def rounded_up(value: float, digits: int = 6) -> str:
     return f"{shown.normalize():g}"
 
 
+def most_recognised(epsilon: float, delta: float, false_alarms: float) -> float:
+    """The largest share of members any attack can recognise under (epsilon, delta)-DP, at such a share of false alarms.
+
+    It is 1 - f(false_alarms) for the trade-off function f of (epsilon, delta) (Wasserman and Zhou 2010; Kairouz, Oh,
+    Viswanath 2015, Theorem 2.1; Dong, Roth and Su 2022, Proposition 3). What is surely more contradicts the claim.
+
+    Args:
+      epsilon: from 0 up; infinite gives 1.
+      delta: from 0 to 1.
+      false_alarms: 0 to 1.
+    """
+    if math.isinf(epsilon):
+        return 1.0
+    other = 1 - math.exp(-epsilon) * (1 - delta - false_alarms)
+    return min(1.0, math.exp(min(epsilon, 700.0)) * false_alarms + delta, max(other, false_alarms))
+
+
 def readable(value: float) -> str:
     """`value` in three significant digits or more, without an exponent where it is neither huge nor tiny."""
     return f"{value:,.0f}" if 100 <= abs(value) < 1e12 else f"{value:.3g}"
@@ -162,13 +179,16 @@ class Finding(Record):
       name: what was attempted.
       value: the attack's success rate or risk.
       interval: confidence interval of `value` at `confidence`.
-      baseline: what guessing gets; control: what the attack gets on people who were not in the table.
+      baseline: what guessing gets, or what is claimed: `baseline_of` says which. An interval that starts above it shows
+        a leak, or contradicts the claim.
+      control: what the attack gets on people who were not in the table.
       ceiling: the largest value this sample size could have shown.
       verdict: one plain sentence, without the word "safe".
       threat_model: who knows what, and wants what, in a sentence.
       targets: whom the attack is about, and how many.
       seed: the `random_state` that repeats it; None where it was not fixed.
       cost: what it took, in numbers that repeat: rows compared, fits; not in seconds.
+      baseline_of: "guessing" where the baseline is what guessing gets, "claim" where it is what is promised or charged.
       false_alarms, recognised: the ROC curve's points, where the attack has one: shares of outsiders and of members
         above a falling threshold, each from 0 to 1 and never falling. A picture: the interval is `interval`.
     """
@@ -187,6 +207,7 @@ class Finding(Record):
     targets: str = ""
     seed: int | None = None
     cost: str = ""
+    baseline_of: Literal["guessing", "claim"] = "guessing"
     false_alarms: tuple[float, ...] = ()
     recognised: tuple[float, ...] = ()
 

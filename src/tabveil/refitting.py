@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -46,6 +46,8 @@ class Refitting:
     epsilon: float
     delta: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    fresh_noise: ClassVar[bool] = True
 
     def __repr__(self) -> str:
         """All that fits depend on, the schema by its digest: an audit recognises by it the fits that it has kept."""

@@ -37,7 +37,8 @@ from tabveil._sgd_clipping import Clipper, Losses
 from tabveil._torch import Tensor, nn, torch
 from tabveil.accounting import Spend
 from tabveil.errors import UnchargedError, UsageError
-from tabveil.mechanisms import ClippedSum, PrivateRows
+from tabveil.mechanisms import PrivateRows
+from tabveil.units import ClippedSum
 
 __all__ = ["Average", "Checkpoints", "Course", "Descent", "Schedule", "Stateful", "threads", "train", "warm_up"]
 

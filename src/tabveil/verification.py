@@ -26,11 +26,12 @@ from tabveil import accounting, learning
 from tabveil._ledger_chain import History, replay
 from tabveil._ledger_store import Entry
 from tabveil.accounting import Spend
+from tabveil.caveats import bought_before
 from tabveil.columns import Boolean, Column, Date, Datetime, Decimal, Identifier, Integer
 from tabveil.encoding import Codes, Floats, decode, parse
 from tabveil.enforcing import violations
 from tabveil.errors import DataError, LedgerError, SchemaError, TabveilError, UsageError, VerificationError
-from tabveil.generators.base import bought_before, load
+from tabveil.generators.base import load
 from tabveil.ledger import Ledger
 from tabveil.records import PrivacyStatement, rounded_up
 from tabveil.release import DECLARED_FILE, FORMAT, MANIFEST, STAMP_FILE, Manifest, files_of, hash_of

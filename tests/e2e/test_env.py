@@ -38,6 +38,7 @@ def test_listing_making_and_removing(desk: Desk, made: list[list[str]]) -> None:
     assert outcome.json["accepted_on"]
     assert "patent rights are granted by this license" in outcome.err
     assert [p[-1] for p in made] == [outcome.json["folder"], ":all:", f"{outcome.json['folder']}/requirements.txt"]
+    assert "--require-hashes" in made[1]  # so that pip refuses a package without one, too
     assert "there" in desk.run("env", "list").out
     desk.run("env", "create", "anonymeter", "--accept-licence")
     assert len(made) == 3

@@ -16,12 +16,12 @@ import pytest
 
 from e2e.conftest import ROWS, SENTINEL, Desk, people
 from tabveil import learning, pipeline, verification
+from tabveil.caveats import outside
 from tabveil.columns import Categorical, Decimal, Identifier, Integer
 from tabveil.constraints import Implied
 from tabveil.errors import VerificationError
-from tabveil.generators.base import outside
 from tabveil.ledger import Ledger
-from tabveil.mechanisms import seeded_noise_for_tests
+from tabveil.noise import seeded_noise_for_tests
 from tabveil.records import PrivacyStatement
 from tabveil.release import MANIFEST, STAMP_FILE, Manifest, files_of, json_text, seal, write_rows
 from tabveil.report.document import Report

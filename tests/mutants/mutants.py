@@ -209,7 +209,7 @@ _A1 = (
     _m(
         "a1-learned-bounds-without-noise",
         "the histograms that bounds and decimals are read off carry no noise",
-        Edit("tabveil.mechanisms:PrivateRows.survey", "counts + _noise_like(counts, event)", "10**9 * counts"),
+        Edit("tabveil.mechanisms:PrivateRows.survey", "counts + noise_like(counts, event)", "10**9 * counts"),
         _RARE,
         "a bound is one row's",
     ),
@@ -334,35 +334,35 @@ _A2 = (
     _m(
         "a2-learned-categories-from-data",
         "every category that occurs is learned",
-        Edit("tabveil.mechanisms:selected", "if n >= least", "if n >= n"),
+        Edit("tabveil.noise:selected", "if n >= least", "if n >= n"),
         _RARE,
         "a rare value left the table",
     ),
     _m(
         "a2-threshold-of-five",
         "noisy counts of the categories that occur are cut at five, whatever delta",
-        Edit("tabveil.mechanisms:threshold", "return k + 1 + math", "return 5 + 0 * math"),
+        Edit("tabveil.noise:threshold", "return k + 1 + math", "return 5 + 0 * math"),
         _ONE_CATEGORY,
         _OFTEN,
     ),
     _m(
         "a2-threshold-of-less-noise",
         "the threshold is solved for noise 10 % smaller than what is added",
-        Edit("tabveil.mechanisms:threshold", "* sigma * (1 + 1e-9)", "* sigma * 0.9"),
+        Edit("tabveil.noise:threshold", "* sigma * (1 + 1e-9)", "* sigma * 0.9"),
         _ONE_CATEGORY,
         _OFTEN,
     ),
     _m(
         "a2-threshold-for-one-category",
         "the threshold allows for one category of a person's own, not for k",
-        Edit("tabveil.mechanisms:threshold", "ndtri(delta / k", "ndtri(delta / 1"),
+        Edit("tabveil.noise:threshold", "ndtri(delta / k", "ndtri(delta / 1"),
         Check(LEARNING, "test_the_threshold_is_right_and_tight_by_exact_summation", (60.0, 7, 0.05)),
         "k * at_least",
     ),
     _m(
         "a2-threshold-for-one-row",
         "the threshold allows for one row of a person in a category, not for k",
-        Edit("tabveil.mechanisms:threshold", "return k + 1 + math", "return 2 + math"),
+        Edit("tabveil.noise:threshold", "return k + 1 + math", "return 2 + math"),
         Check(LEARNING, "test_the_threshold_is_right_and_tight_by_exact_summation", (7.3, 7, 0.05)),
         "k * at_least",
     ),
@@ -528,7 +528,7 @@ _A10 = (
 _SEEDED_FIT = Edit(
     "tabveil.generators.base:Generator._fit_paid",
     "            self._learn(rows.under(self._schema), plan)",
-    "            from tabveil.mechanisms import seeded_noise_for_tests\n"
+    "            from tabveil.noise import seeded_noise_for_tests\n"
     "            with seeded_noise_for_tests(self.random_state or 0):\n"
     "                self._learn(rows.under(self._schema), plan)",
 )
@@ -622,7 +622,7 @@ _A12 = (
         "a12-fixed-seed-in-vectorised-noise",
         "the vectorised sampler starts from a fixed seed",
         Edit(
-            "tabveil.mechanisms:_bits",
+            "tabveil.noise:secret_words",
             "    generator = _seed.get()",
             "    generator = _seed.get() or np.random.Generator(np.random.PCG64(0))",
         ),
@@ -633,7 +633,7 @@ _A12 = (
         "a12-fixed-seed-in-choices",
         "choices are noised from a fixed seed",
         Edit(
-            "tabveil.mechanisms:noisy_argmax",
+            "tabveil.noise:noisy_argmax",
             "    generator = _seed.get()",
             "    generator = _seed.get() or np.random.Generator(np.random.PCG64(0))",
         ),
@@ -644,8 +644,8 @@ _A12 = (
         "a12-fixed-seed-in-bounded-contributions",
         "which rows of a person are kept follows from a fixed seed",
         Edit(
-            "tabveil.mechanisms:bounded_contributions",
-            "_bits(len(units))",
+            "tabveil.units:bounded_contributions",
+            "secret_words(len(units))",
             "np.random.Generator(np.random.PCG64(0)).integers(0, 2**64, len(units), dtype=np.uint64)",
         ),
         _KEPT,
@@ -667,7 +667,7 @@ _A13 = (
         "a13-float-noise",
         "continuous Gaussian noise in place of whole numbers",
         Edit(
-            "tabveil.mechanisms:gaussian_noise",
+            "tabveil.noise:gaussian_noise",
             '    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")',
             "    return np.random.default_rng().normal(scale=event.sigma, size=cells)\n"
             '    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")',
@@ -679,7 +679,7 @@ _A13 = (
         "a13-rounded-float-noise",
         "continuous Gaussian noise, rounded afterwards",
         Edit(
-            "tabveil.mechanisms:gaussian_noise",
+            "tabveil.noise:gaussian_noise",
             '    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")',
             "    return np.rint(np.random.default_rng().normal(scale=event.sigma, size=cells)).astype(np.int64)\n"
             '    space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")',
@@ -691,7 +691,7 @@ _A13 = (
         "a13-float-gumbel",
         "choices by Gumbel noise in floating point",
         Edit(
-            "tabveil.mechanisms:noisy_argmax",
+            "tabveil.noise:noisy_argmax",
             "    measurement = _noisy_max(scale)",
             "    return int(np.argmax(scores + scale * np.random.default_rng().gumbel(size=len(scores))))\n"
             "    measurement = _noisy_max(scale)",
@@ -704,11 +704,11 @@ _A13 = (
         "OpenDP is asked for pure DP, so it adds exponential noise: permute-and-flip at the price of Gumbel noise",
         (
             Edit(
-                "tabveil.mechanisms:_noisy_max",
+                "tabveil.noise:_noisy_max",
                 "dp.zero_concentrated_divergence(), scale",
                 "dp.max_divergence(), scale",
             ),
-            Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
+            Edit("tabveil.noise:_price", "return float(", "return 0.0 * float("),
         ),
         _CHOICES,
         "softmax(scores, epsilon) * n).pvalue > ALPHA",
@@ -716,7 +716,7 @@ _A13 = (
     _m(
         "a13-permute-and-flip-guarded",
         "the same with the mechanism's own guard left in place",
-        Edit("tabveil.mechanisms:_noisy_max", "dp.zero_concentrated_divergence(), scale", "dp.max_divergence(), scale"),
+        Edit("tabveil.noise:_noisy_max", "dp.zero_concentrated_divergence(), scale", "dp.max_divergence(), scale"),
         _ALL_NOISE,
         "above what was charged",
         "UnchargedError",
@@ -804,7 +804,7 @@ _A16 = (
     _m(
         "a16-half-the-sensitivity",
         "Gumbel noise of half the scale, right only for scores that move in one direction",
-        Edit("tabveil.mechanisms:noisy_argmax", "2 * sensitivity / event.epsilon", "sensitivity / event.epsilon"),
+        Edit("tabveil.noise:noisy_argmax", "2 * sensitivity / event.epsilon", "sensitivity / event.epsilon"),
         _ALL_NOISE,
         "above what was charged",
         "UnchargedError",
@@ -842,7 +842,7 @@ _A17 = (
     _m(
         "a17-one-row-too-many",
         "k + 1 rows of a person are kept",
-        Edit("tabveil.mechanisms:bounded_contributions", "- start < most", "- start <= most"),
+        Edit("tabveil.units:bounded_contributions", "- start < most", "- start <= most"),
         _KEPT,
         "np.bincount(kept // 5) == 2",
     ),
@@ -851,8 +851,8 @@ _A17 = (
         "rows are bounded within each chunk of the table, so that a person in ten chunks has 10 k of them",
         Edit(
             "tabveil.mechanisms:PrivateRows._load",
-            "self._kept = _bounded(np.concatenate(units), self._schema.contributions)",
-            "self._kept = np.concatenate([_bounded(u, self._schema.contributions) for u in units])",
+            "self._kept = bounded(np.concatenate(units), self._schema.contributions)",
+            "self._kept = np.concatenate([bounded(u, self._schema.contributions) for u in units])",
         ),
         Check(MECHANISMS, "test_a_person_whose_rows_lie_in_several_chunks_is_bounded_once"),
         "UNIT_SCHEMA.contributions",
@@ -894,7 +894,7 @@ _A17 = (
     _m(
         "a17-public-unit-names",
         "persons are told apart by a hash that everyone can compute, so that a table can make one of two",
-        Edit("tabveil.mechanisms:_secrets", "    letters = _ALPHABET[", "    letters = _ALPHABET[0 * "),
+        Edit("tabveil.units:fresh_secrets", "    letters = _ALPHABET[", "    letters = _ALPHABET[0 * "),
         Check(STREAMING, "test_unit_names_are_equal_for_equal_texts_alone_and_differ_between_fits"),
         "np.intersect1d",
     ),
@@ -902,9 +902,9 @@ _A17 = (
         "a17-total-bounded-not-persons",
         "k rows per person on average are kept, whoever they belong to",
         Edit(
-            "tabveil.mechanisms:bounded_contributions",
+            "tabveil.units:bounded_contributions",
             "return np.sort(order[np.arange(len(units)) - start < most])",
-            "return np.sort(np.argsort(_bits(len(units)))[: most * len(set(numbers.tolist()))])",
+            "return np.sort(np.argsort(secret_words(len(units)))[: most * len(set(numbers.tolist()))])",
         ),
         _KEPT,
         "np.bincount(kept // 5) == 2",
@@ -913,8 +913,8 @@ _A17 = (
         "a17-kept-by-position",
         "which rows are kept follows from their place in the table, so that removing one person changes others' rows",
         Edit(
-            "tabveil.mechanisms:bounded_contributions",
-            "_bits(len(units))",
+            "tabveil.units:bounded_contributions",
+            "secret_words(len(units))",
             "(np.arange(len(units), dtype=np.uint64) * np.uint64(2654435761)) % np.uint64(97)",
         ),
         _KEPT,
@@ -924,7 +924,7 @@ _A17 = (
         "a17-nameless-rows-unbounded",
         "every row without a person is a person of its own",
         Edit(
-            "tabveil.mechanisms:bounded_contributions",
+            "tabveil.units:bounded_contributions",
             "numbers, _ = numbered(units)",
             "numbers, _ = numbered(np.array([u or f'row {i}' for i, u in enumerate(units)], dtype=object))",
         ),
@@ -935,7 +935,7 @@ _A17 = (
         "a17-sensitivity-not-scaled",
         "noise for one row where a person may have k",
         Edit(
-            "tabveil.mechanisms:counting_event",
+            "tabveil.noise:counting_event",
             "return DiscreteGaussianDpEvent(drawn_exactly, contributions)",
             "return DiscreteGaussianDpEvent(drawn_exactly / contributions, 1)",
         ),
@@ -948,7 +948,7 @@ _A17 = (
         "the same with the mechanism's own guard taken out",
         (
             Edit(
-                "tabveil.mechanisms:counting_event",
+                "tabveil.noise:counting_event",
                 "return DiscreteGaussianDpEvent(drawn_exactly, contributions)",
                 "return DiscreteGaussianDpEvent(drawn_exactly / contributions, 1)",
             ),
@@ -965,7 +965,7 @@ _A17 = (
         "a17-laplace-not-scaled",
         "the same where delta is 0: one row is charged, one row's noise drawn",
         Edit(
-            "tabveil.mechanisms:counting_event",
+            "tabveil.noise:counting_event",
             "DiscreteLaplaceDpEvent(contributions / amount, contributions)",
             "DiscreteLaplaceDpEvent(1 / amount, 1)",
         ),
@@ -1009,11 +1009,11 @@ _A18 = (
         "rho is passed where sigma is expected, the guard taken out",
         (
             Edit(
-                "tabveil.mechanisms:gaussian_noise",
+                "tabveil.noise:gaussian_noise",
                 "scale=float(event.sigma)",
                 "scale=event.sensitivity**2 / (2 * event.sigma**2)",
             ),
-            Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
+            Edit("tabveil.noise:_price", "return float(", "return 0.0 * float("),
         ),
         _LAW_SMALL,
         "p_value(draws, *law(sigma)) > ALPHA",
@@ -1022,7 +1022,7 @@ _A18 = (
         "a18-sigma-as-variance",
         "sigma is passed where the variance is expected",
         Edit(
-            "tabveil.mechanisms:gaussian_noise",
+            "tabveil.noise:gaussian_noise",
             "discrete_gaussian(cells, event.sigma",
             "discrete_gaussian(cells, event.sigma**0.5",
         ),
@@ -1034,8 +1034,8 @@ _A18 = (
         "exact counts are released",
         Edit(
             "tabveil.mechanisms:PrivateRows.counts",
-            "        return exact + _noise_like",
-            "        return exact\n        return exact + _noise_like",
+            "        return exact + noise_like",
+            "        return exact\n        return exact + noise_like",
         ),
         _LAW_SMALL,
         "p_value(draws, *law(sigma)) > ALPHA",
@@ -1045,8 +1045,8 @@ _A18 = (
         "exact counts are released, seen from outside at epsilon 1e-6",
         Edit(
             "tabveil.mechanisms:PrivateRows.counts",
-            "        return exact + _noise_like",
-            "        return exact\n        return exact + _noise_like",
+            "        return exact + noise_like",
+            "        return exact\n        return exact + noise_like",
         ),
         _conformance("tiny_epsilon_says_nothing", "independent"),
         "tells which table went in",
@@ -1055,7 +1055,7 @@ _A18 = (
         "a18-choice-without-noise",
         "the largest score is chosen",
         Edit(
-            "tabveil.mechanisms:noisy_argmax",
+            "tabveil.noise:noisy_argmax",
             "    measurement = _noisy_max(scale)",
             "    return int(np.argmax(scores + 0 * scale))\n    measurement = _noisy_max(scale)",
         ),
@@ -1066,7 +1066,7 @@ _A18 = (
         "a18-one-draw-for-all-cells",
         "one draw of noise is added to every cell",
         Edit(
-            "tabveil.mechanisms:_added",
+            "tabveil.noise:_added",
             "np.asarray(measurement([0] * cells), dtype=np.int64)",
             "np.full(cells, measurement([0])[0], dtype=np.int64)",
         ),
@@ -1078,8 +1078,8 @@ _A18 = (
         "negative counts are set to 0",
         Edit(
             "tabveil.mechanisms:PrivateRows.counts",
-            "return exact + _noise_like(exact, event)",
-            "return np.maximum(exact + _noise_like(exact, event), 0)",
+            "return exact + noise_like(exact, event)",
+            "return np.maximum(exact + noise_like(exact, event), 0)",
         ),
         _LAW_LARGE,
         "p_value(draws, *law(sigma)) > ALPHA",
@@ -1088,8 +1088,8 @@ _A18 = (
         "a18-ten-percent-less-opendp",
         "noise 10 % too small from OpenDP, the guard taken out",
         (
-            Edit("tabveil.mechanisms:gaussian_noise", "scale=float(event.sigma)", "scale=0.9 * float(event.sigma)"),
-            Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
+            Edit("tabveil.noise:gaussian_noise", "scale=float(event.sigma)", "scale=0.9 * float(event.sigma)"),
+            Edit("tabveil.noise:_price", "return float(", "return 0.0 * float("),
         ),
         _LAW_SMALL,
         "p_value(draws, *law(sigma)) > ALPHA",
@@ -1098,7 +1098,7 @@ _A18 = (
         "a18-ten-percent-less-vectorised",
         "noise 10 % too small from the vectorised sampler",
         Edit(
-            "tabveil.mechanisms:gaussian_noise",
+            "tabveil.noise:gaussian_noise",
             "discrete_gaussian(cells, event.sigma",
             "discrete_gaussian(cells, 0.9 * event.sigma",
         ),
@@ -1109,8 +1109,8 @@ _A18 = (
         "a18-ten-percent-less-laplace",
         "Laplace noise 10 % too small, the guard taken out",
         (
-            Edit("tabveil.mechanisms:laplace_noise", "scale=float(event.scale)", "scale=0.9 * float(event.scale)"),
-            Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
+            Edit("tabveil.noise:laplace_noise", "scale=float(event.scale)", "scale=0.9 * float(event.scale)"),
+            Edit("tabveil.noise:_price", "return float(", "return 0.0 * float("),
         ),
         Check(MECHANISMS, "test_laplace_noise_has_its_law"),
         "> ALPHA) is expected",
@@ -1120,11 +1120,11 @@ _A18 = (
         "choices noised 10 % too little, the guard taken out",
         (
             Edit(
-                "tabveil.mechanisms:noisy_argmax",
+                "tabveil.noise:noisy_argmax",
                 "2 * sensitivity / event.epsilon",
                 "1.8 * sensitivity / event.epsilon",
             ),
-            Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
+            Edit("tabveil.noise:_price", "return float(", "return 0.0 * float("),
         ),
         _CHOICES,
         "softmax(scores, epsilon) * n).pvalue > ALPHA",
@@ -1145,8 +1145,8 @@ _A18 = (
         "a18-third-of-the-noise-end-to-end",
         "a third of the charged noise, the guard taken out, seen in thousands of releases of two neighbouring tables",
         (
-            Edit("tabveil.mechanisms:laplace_noise", "scale=float(event.scale)", "scale=float(event.scale) / 3"),
-            Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
+            Edit("tabveil.noise:laplace_noise", "scale=float(event.scale)", "scale=float(event.scale) / 3"),
+            Edit("tabveil.noise:_price", "return float(", "return 0.0 * float("),
         ),
         Check(RELEASE, "test_no_attacker_proves_more_than_is_claimed", ("laplace",)),
         "<= EPSILON",
@@ -1295,7 +1295,7 @@ _COPIES = Check(SGD, "test_copies_of_a_folder_never_run_a_step_twice")
 _UNREAD_STEPS = Check(SGD, "test_nothing_is_read_before_the_charge_is_found_good")
 _SOLVED = Check(SGD, "test_sigma_is_what_dp_accounting_solves")
 _GRID = Check(SGD, "test_sum_and_noise_lie_on_one_grid")
-_DRAWN = "        chosen = np.flatnonzero(bernoulli(len(self.starts) - 1, asked.rate, _bits))\n"
+_DRAWN = "        chosen = np.flatnonzero(bernoulli(len(self.starts) - 1, asked.rate, secret_words))\n"
 _MORE = "moved the sum by more than the clip"
 
 _SGD = (
@@ -1333,11 +1333,11 @@ _SGD = (
         "a4-with-replacement",
         "rows of a batch are drawn one after the other, so that a row may be in it several times",
         Edit(
-            "tabveil.mechanisms:_UnitRows.drawn",
+            "tabveil.units:UnitRows.drawn",
             _DRAWN,
             _DRAWN + "        if len(chosen):\n"
             "            units = np.uint64(len(self.starts) - 1)\n"
-            "            chosen = np.sort((_bits(len(chosen)) % units).astype(np.int64))\n",
+            "            chosen = np.sort((secret_words(len(chosen)) % units).astype(np.int64))\n",
         ),
         _POISSON,
         "a row is in a batch twice",
@@ -1346,10 +1346,10 @@ _SGD = (
         "a4-some-rows-likelier",
         "rows that a category's frequency favours (here: the first four) get a second coin",
         Edit(
-            "tabveil.mechanisms:_UnitRows.drawn",
+            "tabveil.units:UnitRows.drawn",
             _DRAWN,
-            "        coins = bernoulli(len(self.starts) - 1, asked.rate, _bits)\n"
-            "        coins[:4] |= bernoulli(4, asked.rate, _bits)[: len(coins)]\n"
+            "        coins = bernoulli(len(self.starts) - 1, asked.rate, secret_words)\n"
+            "        coins[:4] |= bernoulli(4, asked.rate, secret_words)[: len(coins)]\n"
             "        chosen = np.flatnonzero(coins)\n",
         ),
         _POISSON,
@@ -1359,10 +1359,10 @@ _SGD = (
         "a5-fixed-size",
         "batches are shuffled rows of a fixed number, accounted as Poisson",
         Edit(
-            "tabveil.mechanisms:_UnitRows.drawn",
+            "tabveil.units:UnitRows.drawn",
             _DRAWN,
             "        units = len(self.starts) - 1\n"
-            "        chosen = np.sort(np.argsort(_bits(units))[: round(units * asked.rate)])\n",
+            "        chosen = np.sort(np.argsort(secret_words(units))[: round(units * asked.rate)])\n",
         ),
         _POISSON,
         "batch sizes are not binomial",
@@ -1371,10 +1371,10 @@ _SGD = (
         "a5-one-batch-for-two-steps",
         "coins are tossed for every other step only",
         Edit(
-            "tabveil.mechanisms:_UnitRows.drawn",
+            "tabveil.units:UnitRows.drawn",
             _DRAWN,
             "        old = self.__dict__.pop('old', None)\n"
-            "        coins = bernoulli(len(self.starts) - 1, asked.rate, _bits) if old is None else old\n"
+            "        coins = bernoulli(len(self.starts) - 1, asked.rate, secret_words) if old is None else old\n"
             "        if old is None:\n"
             "            self.__dict__['old'] = coins\n"
             "        chosen = np.flatnonzero(coins)\n",
@@ -1386,7 +1386,7 @@ _SGD = (
         "a6-capped",
         "what is above twice the expected size is dropped",
         Edit(
-            "tabveil.mechanisms:_UnitRows.drawn",
+            "tabveil.units:UnitRows.drawn",
             _DRAWN,
             _DRAWN + "        chosen = chosen[: round(2 * asked.rate * (len(self.starts) - 1))]\n",
         ),
@@ -1396,7 +1396,7 @@ _SGD = (
     _m(
         "a6-first-micro-batch-only",
         "units beyond one micro-batch are dropped",
-        Edit("tabveil.mechanisms:_UnitRows.drawn", "range(0, len(chosen), asked.most_units)", "range(0, 1)"),
+        Edit("tabveil.units:UnitRows.drawn", "range(0, len(chosen), asked.most_units)", "range(0, 1)"),
         Check(SGD, "test_micro_batches_change_nothing"),
         "not close",
     ),
@@ -1503,9 +1503,9 @@ _SGD = (
         "a8-bias-forgotten",
         "the norm leaves out the bias of a linear layer",
         Edit(
-            "tabveil._sgd_clipping:LinearForm.squared",
-            "_rows_squared(self.a) + float(self.bias)",
-            "_rows_squared(self.a)",
+            "tabveil._sgd_forms:LinearForm.squared",
+            "rows_squared(self.a) + float(self.bias)",
+            "rows_squared(self.a)",
         ),
         Check(SGD, "test_a_row_that_moves_biases_alone_is_clipped"),
         _MORE,
@@ -1514,7 +1514,7 @@ _SGD = (
         "a8-several-positions-forgotten",
         "weights that several positions share are left out of the norm",
         Edit(
-            "tabveil._sgd_clipping:_uncancelled",
+            "tabveil._sgd_forms:_uncancelled",
             "whole.clamp(min=0.0) + CANCELLED * bound.square()",
             "torch.zeros_like(bound)",
         ),
@@ -1545,7 +1545,7 @@ _SGD = (
     _m(
         "a8-long-rows",
         "squares of a million inputs are summed in single precision",
-        Edit("tabveil._sgd_clipping:_rows_squared", "torch.split(values, WIDTH, dim=1)", "[values]"),
+        Edit("tabveil._sgd_forms:rows_squared", "torch.split(values, WIDTH, dim=1)", "[values]"),
         Check(SGD, "test_norms_of_long_rows_do_not_lose_what_they_add_up"),
         "2.0**-13",
     ),
@@ -1553,7 +1553,7 @@ _SGD = (
         "a8-signals-too-long",
         "signals beyond what a weight in single precision can bring down to the clip are let through",
         Edit(
-            "tabveil._sgd_clipping:_uncancelled",
+            "tabveil._sgd_forms:_uncancelled",
             "torch.where(torch.maximum(reach, lengths) < LARGEST**0.5, lengths, math.nan)",
             "torch.where(reach < LARGEST**0.5, lengths, math.nan)",
         ),
@@ -1584,7 +1584,7 @@ _SGD = (
     _m(
         "a8-bias-of-positions-forgotten",
         "the norm of several positions leaves out the bias, and what its gradients cancel",
-        Edit("tabveil._sgd_clipping:_gram_some", "a @ a.mT + float(bias)", "a @ a.mT"),
+        Edit("tabveil._sgd_forms:_gram_some", "a @ a.mT + float(bias)", "a @ a.mT"),
         Check(SGD, "test_biases_that_nearly_cancel_are_clipped", (True, 16)),
         _MORE,
     ),
@@ -1592,7 +1592,7 @@ _SGD = (
         "a8-bias-of-many-positions-forgotten",
         "the norm of many positions of a thin layer leaves out the bias, and what its gradients cancel",
         Edit(
-            "tabveil._sgd_clipping:_outer_some",
+            "tabveil._sgd_forms:_outer_some",
             "    whole = (g.mT @ a)",
             "    bias = False\n    whole = (g.mT @ a)",
         ),
@@ -1706,7 +1706,7 @@ _SGD = (
             "tabveil.mechanisms:PrivateRows._noise_of",
             "        if noise_is_seeded():\n",
             "        if 'old' not in self.__dict__:\n"
-            "            self.__dict__['old'] = _RoundedNoise(grid, rounded_noise(asked.size, deviation / grid))\n"
+            "            self.__dict__['old'] = RoundedNoise(grid, rounded_noise(asked.size, deviation / grid))\n"
             "        if True:\n"
             "            return self.__dict__['old']\n"
             "        if noise_is_seeded():\n",
@@ -1782,8 +1782,8 @@ _SGD = (
         "a12-training-noise-from-numpy",
         "the noise of training comes from numpy's global generator",
         Edit(
-            "tabveil.mechanisms:rounded_noise",
-            "np.rint(gaussian(count, _bits) * deviation)",
+            "tabveil.noise:rounded_noise",
+            "np.rint(gaussian(count, secret_words) * deviation)",
             "np.rint(np.random.standard_normal(count) * deviation)",
         ),
         _STEP_NOISE,
@@ -1793,7 +1793,7 @@ _SGD = (
         "a12-coins-from-a-seed",
         "every batch is drawn from the same seed",
         Edit(
-            "tabveil.mechanisms:_UnitRows.drawn",
+            "tabveil.units:UnitRows.drawn",
             _DRAWN,
             "        units = len(self.starts) - 1\n"
             "        chosen = np.flatnonzero(np.random.default_rng(0).random(units) < asked.rate)\n",
@@ -1804,7 +1804,7 @@ _SGD = (
     _m(
         "a13-sum-off-the-grid",
         "noise is added to the sum as it is, so that its last bits tell of the rows",
-        Edit("tabveil.mechanisms:_RoundedNoise.added_to", "np.rint(total / self.grid)", "total / self.grid"),
+        Edit("tabveil.noise:RoundedNoise.added_to", "np.rint(total / self.grid)", "total / self.grid"),
         _GRID,
         "the last bits tell of the rows",
     ),
@@ -1849,10 +1849,10 @@ _SGD = (
         "a11-rate-by-rows",
         "units are drawn at a rate that follows from how many there are",
         Edit(
-            "tabveil.mechanisms:_UnitRows.drawn",
+            "tabveil.units:UnitRows.drawn",
             _DRAWN,
             "        rate = min(1.0, 5 / max(1, len(self.starts) - 1))\n"
-            "        chosen = np.flatnonzero(bernoulli(len(self.starts) - 1, rate, _bits))\n",
+            "        chosen = np.flatnonzero(bernoulli(len(self.starts) - 1, rate, secret_words))\n",
         ),
         _POISSON,
         "size_law",
@@ -1997,12 +1997,12 @@ _CANARIES = (
         "a5-canaries-shuffled",
         "the white-box audit's view: epochs of shuffled rows in batches of one size",
         Edit(
-            "tabveil.mechanisms:_UnitRows.drawn",
+            "tabveil.units:UnitRows.drawn",
             _DRAWN,
             "        units = len(self.starts) - 1\n"
             "        order, wanted = self.__dict__.setdefault('order', []), round(units * asked.rate)\n"
             "        if len(order) < wanted:\n"
-            "            order[:] = np.argsort(_bits(units)).tolist()\n"
+            "            order[:] = np.argsort(secret_words(units)).tolist()\n"
             "        chosen = np.sort(np.array([order.pop() for _ in range(wanted)]))\n",
         ),
         _AUDITED,
@@ -2012,10 +2012,10 @@ _CANARIES = (
         "a5-canaries-fixed-size",
         "the white-box audit's view: batches of one size, drawn afresh",
         Edit(
-            "tabveil.mechanisms:_UnitRows.drawn",
+            "tabveil.units:UnitRows.drawn",
             _DRAWN,
             "        units = len(self.starts) - 1\n"
-            "        chosen = np.sort(np.argsort(_bits(units))[: round(units * asked.rate)])\n",
+            "        chosen = np.sort(np.argsort(secret_words(units))[: round(units * asked.rate)])\n",
         ),
         _AUDITED,
         _COINS,
@@ -2024,7 +2024,7 @@ _CANARIES = (
         "a6-canaries-capped",
         "the white-box audit's view: batches end at nine tenths of the expected size",
         Edit(
-            "tabveil.mechanisms:_UnitRows.drawn",
+            "tabveil.units:UnitRows.drawn",
             _DRAWN,
             _DRAWN + "        chosen = chosen[: round(0.9 * asked.rate * (len(self.starts) - 1))]\n",
         ),
@@ -2106,7 +2106,7 @@ _CANARIES = (
             "        if noise_is_seeded():\n",
             "        rng = self.__dict__.setdefault('rng', np.random.default_rng(0))\n"
             "        if True:\n"
-            "            return _RoundedNoise(grid, np.rint(rng.standard_normal(asked.size) * deviation / grid))\n"
+            "            return RoundedNoise(grid, np.rint(rng.standard_normal(asked.size) * deviation / grid))\n"
             "        if noise_is_seeded():\n",
         ),
         _AUDITED,
@@ -2119,7 +2119,7 @@ _CANARIES = (
             "tabveil.mechanisms:PrivateRows._noise_of",
             "        if noise_is_seeded():\n",
             "        if 'old' not in self.__dict__:\n"
-            "            self.__dict__['old'] = _RoundedNoise(grid, rounded_noise(asked.size, deviation / grid))\n"
+            "            self.__dict__['old'] = RoundedNoise(grid, rounded_noise(asked.size, deviation / grid))\n"
             "        if True:\n"
             "            return self.__dict__['old']\n"
             "        if noise_is_seeded():\n",
@@ -2130,7 +2130,7 @@ _CANARIES = (
     _m(
         "a18-canaries-no-noise",
         "the white-box audit's view: no noise",
-        Edit("tabveil.mechanisms:_RoundedNoise.added_to", "+ steps)", "+ 0 * steps)"),
+        Edit("tabveil.noise:RoundedNoise.added_to", "+ steps)", "+ 0 * steps)"),
         _AUDITED,
         _EPSILON,
     ),
@@ -2276,7 +2276,7 @@ _NEIGHBOURS = (
         "a12-neighbours-seeded",
         "the canary audit's view: every fit starts its noise from the same seed",
         Edit(
-            "tabveil.mechanisms:gaussian_noise",
+            "tabveil.noise:gaussian_noise",
             "    vectorised =",
             "    return np.rint(np.random.default_rng(cells).normal(0, float(event.sigma), cells)).astype(np.int64)\n"
             "    vectorised =",
@@ -2302,7 +2302,7 @@ _NEIGHBOURS = (
         "a17-neighbours-nameless",
         "the canary audit's view: every row without a person is a person of its own",
         Edit(
-            "tabveil.mechanisms:bounded_contributions",
+            "tabveil.units:bounded_contributions",
             "    numbers, _ = numbered(units)",
             "    numbers, _ = numbered(units)\n"
             "    numbers = np.where(np.asarray(units) == '', len(units) + np.arange(len(units)), numbers)",
@@ -2315,8 +2315,8 @@ _NEIGHBOURS = (
         "the canary audit's view: exact counts",
         Edit(
             "tabveil.mechanisms:PrivateRows.counts",
-            "        return exact + _noise_like",
-            "        return exact\n        return exact + _noise_like",
+            "        return exact + noise_like",
+            "        return exact\n        return exact + noise_like",
         ),
         _ROWS_AUDITED,
         "MORE THAN IS CHARGED",
@@ -2325,8 +2325,8 @@ _NEIGHBOURS = (
         "a18-neighbours-ten-percent-less",
         "the canary audit's view: noise 10 % too small",
         (
-            Edit("tabveil.mechanisms:gaussian_noise", "scale=float(event.sigma)", "scale=0.9 * float(event.sigma)"),
-            Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
+            Edit("tabveil.noise:gaussian_noise", "scale=float(event.sigma)", "scale=0.9 * float(event.sigma)"),
+            Edit("tabveil.noise:_price", "return float(", "return 0.0 * float("),
         ),
         _ROWS_AUDITED,
         "NOT AS CHARGED",
@@ -2335,7 +2335,7 @@ _NEIGHBOURS = (
         "a18-neighbours-choice-without-noise",
         "the canary audit's view: the largest score is chosen",
         Edit(
-            "tabveil.mechanisms:noisy_argmax",
+            "tabveil.noise:noisy_argmax",
             "    measurement = _noisy_max(scale)",
             "    return int(np.argmax(scores + 0 * scale))\n    measurement = _noisy_max(scale)",
         ),
@@ -2346,8 +2346,8 @@ _NEIGHBOURS = (
         "a18-neighbours-choice-half-the-noise",
         "the canary audit's view: choices by half the noise",
         (
-            Edit("tabveil.mechanisms:noisy_argmax", "2 * sensitivity / event.epsilon", "sensitivity / event.epsilon"),
-            Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float("),
+            Edit("tabveil.noise:noisy_argmax", "2 * sensitivity / event.epsilon", "sensitivity / event.epsilon"),
+            Edit("tabveil.noise:_price", "return float(", "return 0.0 * float("),
         ),
         Check(NEIGHBOURS, "test_right_choices_among_candidates_that_differ_stay_within_their_claim", ("mst",)),
         "NOT AS CHARGED: choices",
@@ -2355,21 +2355,21 @@ _NEIGHBOURS = (
     _m(
         "a2-neighbours-threshold-of-less-noise",
         "the canary audit's view: the threshold is solved for noise 10 % smaller than what is added",
-        Edit("tabveil.mechanisms:threshold", "* sigma * (1 + 1e-9)", "* sigma * 0.9"),
+        Edit("tabveil.noise:threshold", "* sigma * (1 + 1e-9)", "* sigma * 0.9"),
         Check(NEIGHBOURS, "test_right_thresholds_stay_within_their_claim", (1, 1.0)),
         "NOT AS CHARGED: more categories",
     ),
     _m(
         "a2-neighbours-threshold-for-one-category",
         "the canary audit's view: the threshold allows for one category of a person's own, not for k",
-        Edit("tabveil.mechanisms:threshold", "ndtri(delta / k", "ndtri(delta / 1"),
+        Edit("tabveil.noise:threshold", "ndtri(delta / k", "ndtri(delta / 1"),
         Check(NEIGHBOURS, "test_right_thresholds_stay_within_their_claim", (8, 1.0)),
         "NOT AS CHARGED: more categories",
     ),
     _m(
         "a2-neighbours-threshold-for-one-row",
         "the canary audit's view: the threshold allows for one row of a person in a category, not for k",
-        Edit("tabveil.mechanisms:threshold", "return k + 1 + math", "return 2 + math"),
+        Edit("tabveil.noise:threshold", "return k + 1 + math", "return 2 + math"),
         Check(NEIGHBOURS, "test_right_thresholds_stay_within_their_claim", (8, 20.0)),
         "NOT AS CHARGED: more categories",
     ),

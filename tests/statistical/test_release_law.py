@@ -153,16 +153,16 @@ def test_no_attacker_proves_more_than_is_claimed(kind: str) -> None:
         pytest.param(
             "gaussian",
             1_500,
-            Edit("tabveil.mechanisms:gaussian_noise", "float(event.sigma))", "float(event.sigma) / 3)"),
+            Edit("tabveil.noise:gaussian_noise", "float(event.sigma))", "float(event.sigma) / 3)"),
             marks=pytest.mark.nightly,
         ),
-        ("laplace", 600, Edit("tabveil.mechanisms:laplace_noise", "float(event.scale))", "float(event.scale) / 3)")),
+        ("laplace", 600, Edit("tabveil.noise:laplace_noise", "float(event.scale))", "float(event.scale) / 3)")),
     ],
     ids=["gaussian", "laplace"],
 )
 def test_the_attacker_proves_it_where_a_third_of_the_noise_is_drawn(kind: str, fits: int, edit: Edit) -> None:
     """The attack has power: with a third of the charged noise it proves an epsilon above the claimed one."""
-    guard = Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float(")
+    guard = Edit("tabveil.noise:_price", "return float(", "return 0.0 * float(")
     with planted(edit, guard) as ran:
         (whole, _), (less, _) = (released(kind, ill, fits) for ill in (ILL, ILL - 1))
     assert ran == {edit, guard}

@@ -15,7 +15,7 @@ import pytest
 from tabveil import auditing
 from tabveil.audit.base import AuditInput
 from tabveil.auditing import Audited, conduct
-from tabveil.columns import Categorical, Integer
+from tabveil.columns import Categorical, Identifier, Integer
 from tabveil.errors import DataError, StorageError, UsageError, VerificationError
 from tabveil.schema import Schema
 
@@ -81,6 +81,19 @@ def test_parts_of_another_audit_are_not_taken(tmp_path: Path, changed: dict[str,
     conduct(data(), store=tmp_path)
     assert plain(conduct(data(**changed), store=tmp_path)) == plain(conduct(data(**changed)))
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_parts_of_an_audit_with_other_units_are_not_taken(tmp_path: Path) -> None:
+    """Who owns which row decides what an auditor leaves out, though no coded column says it."""
+    schema = dataclasses.replace(
+        SCHEMA, columns=(*SCHEMA.columns, Identifier(name="who")), privacy_unit="who", max_rows_per_unit=9
+    )
+    for names in (["a", "b"], ["a", "a"]):
+        for role in ("train", "holdout"):
+            frames = {r: table(100, seed).assign(who="z") for seed, r in enumerate(("train", "holdout"))}
+            frames[role] = frames[role].assign(who=np.resize(names, 100))
+            conduct(data(schema=schema, **frames), store=tmp_path, auditors=["copies"])
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_part_that_was_cut_off_is_made_again(tmp_path: Path) -> None:

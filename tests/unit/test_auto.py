@@ -25,7 +25,7 @@ from tabveil.generators._marginals import Part, divide
 from tabveil.generators.auto import ASSUMED_ROWS, CANDIDATES, PAIRS_FROM, TRIPLES_FROM, WIDE, Auto, Choice, choose
 from tabveil.generators.base import create, load
 from tabveil.ledger import Ledger
-from tabveil.mechanisms import seeded_noise_for_tests
+from tabveil.noise import seeded_noise_for_tests
 from tabveil.schema import Schema
 from tabveil.tables import Table
 from tabveil.verification import verify

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from mutants.planting import Edit, planted
-from tabveil import enforcing
+from tabveil import _groups, enforcing
 from tabveil.columns import Boolean, Categorical, Column, Date, Decimal, Integer
 from tabveil.constraints import Constraint, FixedCombinations, Implied, Inequality, Sum
 from tabveil.encoding import Axis, size
@@ -401,7 +401,7 @@ def test_no_row_of_200_000_breaks_any_constraint(cells: int, monkeypatch: pytest
     rules, axes = Rules(EVERY), every_axis(EVERY, cells)
     sizes = [a.size for a in axes]
     if cells > 3:
-        monkeypatch.setattr(enforcing, "MAX_JOINT", 1000)
+        monkeypatch.setattr(_groups, "MAX_JOINT", 1000)
     factors = rules.factors(axes)
     model = estimate(sizes, [], total=100.0, factors=factors)
     codes = Law(tuple(axes), model, rules).sample(N, np.random.default_rng(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -114,7 +115,7 @@ def until(true: Callable[[], bool], *, seconds: float = 20.0) -> bool:
 @pytest.mark.parametrize("name", environments.names())
 def test_what_ships_is_pinned_to_the_last_package_and_names_no_place(name: str) -> None:
     found = environments.load(name)
-    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9.]+", r) for r in found.requirements)
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9.]+( --hash=sha256:[0-9a-f]{64})+", r) for r in found.requirements)
     assert found.version
     assert found.notice
     assert found.licence
@@ -143,8 +144,8 @@ def test_home_follows_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 # --------------------------------------------------------------------------------------------------------------- making
 
 
-def wheel(folder: Path) -> None:
-    """The package toy 1.0, as pip takes it."""
+def wheel(folder: Path) -> str:
+    """The package toy 1.0, as pip takes it; its SHA-256."""
     folder.mkdir()
     info = "toy-1.0.dist-info"
     with zipfile.ZipFile(folder / "toy-1.0-py3-none-any.whl", "w") as archive:
@@ -154,18 +155,26 @@ def wheel(folder: Path) -> None:
             f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         archive.writestr(f"{info}/RECORD", "")
+    return hashlib.sha256((folder / "toy-1.0-py3-none-any.whl").read_bytes()).hexdigest()
 
 
-def test_venv_and_pip_make_what_is_pinned_and_nothing_where_it_is_there(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wheel(home / "wheels")
-    for name, value in {
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": str(home / "wheels"),
-        "PIP_CONFIG_FILE": os.devnull,
-    }.items():
+@pytest.fixture
+def served(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder that pip fetches toy 1.0 from, and nothing else; the SHA-256 of what it gives."""
+    settings = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(home / "wheels"), "PIP_CONFIG_FILE": os.devnull}
+    for name, value in settings.items():
         monkeypatch.setenv(name, value)
+    return wheel(home / "wheels")
+
+
+def pinned(home: Path, *hashes: str) -> None:
+    """Pin toy 1.0 to files of these SHA-256, a line each, as they are kept."""
+    lines = ["# pinned", " \\\n".join(["toy==1.0", *(f"    --hash=sha256:{h}" for h in hashes)])]
+    (home / "data" / "toy.txt").write_text("\n".join(lines) + "\n")
+
+
+def test_venv_and_pip_make_what_is_pinned_and_nothing_where_it_is_there(home: Path, served: str) -> None:
+    pinned(home, "0" * 64, served)  # of a wheel for another machine, and of this one
     said: list[str] = []
     leftover = environments.folder_of("toy") / "bin" / "python"
     leftover.parent.mkdir(parents=True)
@@ -182,6 +191,17 @@ def test_venv_and_pip_make_what_is_pinned_and_nothing_where_it_is_there(
     assert len(said) == 2
     (home / "data" / "toy.txt").write_text("toy==1.1\n")
     assert not environments.is_there("toy")
+
+
+def test_a_file_that_is_not_the_pinned_one_is_refused_and_leaves_nothing(home: Path, served: str) -> None:
+    pinned(home, "0" * 64)
+    words = r"gave another toy==1\.0 than the pinned one \(its SHA-256 differs\)\. It may have been tampered with"
+    with pytest.raises(MissingDependencyError, match=words) as caught:
+        environments.create("toy", accepted=True)
+    assert "\n" not in str(caught.value)
+    assert str(home) not in str(caught.value)
+    assert [p.name for p in environments.home().iterdir()] == [".toy.lock"]
+    assert not list((home / "tmp").iterdir())
 
 
 def test_a_program_that_fails_is_quoted_without_addresses() -> None:
@@ -270,7 +290,8 @@ def test_neither_the_folder_one_stands_in_nor_pythons_settings_have_a_say(
 def test_what_pip_did_not_install_is_not_there(home: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     check = [str(toy / "bin" / "python"), "-I", "-c", environments._CHECK, str(home / "pins.txt")]
-    for pins, good in ((f"numpy=={numpy.__version__}\n", True), ("numpy==0.1\n", False), ("no-such-thing==1\n", False)):
+    ours = f"numpy=={numpy.__version__} --hash=sha256:{'0' * 64}\n"
+    for pins, good in ((ours, True), ("numpy==0.1\n", False), ("no-such-thing==1\n", False)):
         (home / "pins.txt").write_text(pins)
         if good:
             environments._call(check, failed="it failed")

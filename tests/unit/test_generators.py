@@ -19,6 +19,7 @@ from sklearn.base import clone
 from tabveil import accounting
 from tabveil._conformance_probes import create
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent
+from tabveil.caveats import outside
 from tabveil.columns import Boolean, Categorical, Column, Identifier, Integer
 from tabveil.constraints import Implied, Inequality, Sum
 from tabveil.enforcing import violations
@@ -31,9 +32,10 @@ from tabveil.errors import (
     UsageError,
 )
 from tabveil.generators import generators
-from tabveil.generators.base import Generator, load, outside
+from tabveil.generators.base import Generator, load
 from tabveil.ledger import Ledger
-from tabveil.mechanisms import PrivateRows, seeded_noise_for_tests
+from tabveil.mechanisms import PrivateRows
+from tabveil.noise import seeded_noise_for_tests
 from tabveil.records import RELATION
 from tabveil.schema import Schema
 from tabveil.tables import Table

@@ -73,7 +73,7 @@ def test_restricted_axes_weigh_the_same_columns_as_the_model(kind: str) -> None:
     assert law.rules.hold(codes).all()
     if kind == "chain":
         with (
-            planted(Edit("tabveil.enforcing:Ordered.factors", "sizes[n]", "axes[n].size")),
+            planted(Edit("tabveil._groups:Ordered.factors", "sizes[n]", "axes[n].size")),
             pytest.raises(ValueError, match="No clique"),
         ):
             rows()
@@ -146,7 +146,7 @@ def test_a_mended_row_keeps_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
         return np.bincount(codes["y"]).tolist()
 
     def check() -> None:
-        monkeypatch.setattr("tabveil.enforcing.Group._redrawn", once)
+        monkeypatch.setattr("tabveil._groups.Group._redrawn", once)
         assert counts() == [300, 700]
 
     def once(group, axes, cells, rng, known=None):  # type: ignore[no-untyped-def]
@@ -236,7 +236,7 @@ def test_the_unknown_of_a_chain_is_drawn_around_the_known_codes(
             assert not fits(codes[of], law * np.where(LINE > np.flatnonzero(law).mean(), 1.1 / 0.9, 1.0))
 
     check()
-    mutant = Edit("tabveil.enforcing:Group.given", "rng, known)", "rng)")
+    mutant = Edit("tabveil._groups:Group.given", "rng, known)", "rng)")
     with planted(mutant), pytest.raises(AssertionError):
         check()
 

@@ -17,16 +17,18 @@ from scipy import stats
 
 from tabveil import accounting, learning
 from tabveil.accounting import DeltaDpEvent, DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, Spend
+from tabveil.caveats import outside
 from tabveil.columns import FARTHEST, Boolean, Categorical, Column, Date, Datetime, Decimal, Grid, Identifier, Integer
 from tabveil.curating import check_values
 from tabveil.domains import levels
 from tabveil.encoding import LONGEST_TEXT, bound_at, conform, digits_needed, encode, position, positions
 from tabveil.errors import DataError, SchemaError, UnchargedError, UsageError
 from tabveil.generators._marginals import Part, divide
-from tabveil.generators.base import create, load, outside
+from tabveil.generators.base import create, load
 from tabveil.generators.independent import Independent
 from tabveil.ledger import Ledger, Receipt
-from tabveil.mechanisms import PrivateRows, Question, seeded_noise_for_tests, selected, threshold
+from tabveil.mechanisms import PrivateRows, Question
+from tabveil.noise import seeded_noise_for_tests, selected, threshold
 from tabveil.schema import Schema
 from tabveil.tables import open_table
 

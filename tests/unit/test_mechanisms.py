@@ -19,12 +19,9 @@ from tabveil.columns import Categorical, Identifier, Integer
 from tabveil.encoding import Axis
 from tabveil.errors import UnchargedError
 from tabveil.ledger import Ledger, Receipt
-from tabveil.mechanisms import (
-    FIXED_POINT,
+from tabveil.mechanisms import FIXED_POINT, Contest, PrivateRows
+from tabveil.noise import (
     OPENDP_CELLS,
-    Contest,
-    PrivateRows,
-    bounded_contributions,
     gaussian_noise,
     laplace_noise,
     noise_is_seeded,
@@ -33,6 +30,7 @@ from tabveil.mechanisms import (
 )
 from tabveil.schema import Schema
 from tabveil.tables import open_table
+from tabveil.units import bounded_contributions
 
 ALPHA = 1e-9
 A = Categorical(name="a", categories=("x", "y"))

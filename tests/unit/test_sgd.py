@@ -26,18 +26,21 @@ torch = pytest.importorskip("torch", reason="the extra deep is not installed")
 
 from torch import nn  # noqa: E402
 
-from tabveil import _sgd_clipping, accounting, mechanisms  # noqa: E402
+from tabveil import _sgd_forms, accounting, mechanisms  # noqa: E402
 from tabveil._sgd_apart import check_rows_apart  # noqa: E402
-from tabveil._sgd_clipping import CLIP_MARGIN, MULTIPLE, Clipper, _rows_squared, secret_chance  # noqa: E402
+from tabveil._sgd_clipping import CLIP_MARGIN, MULTIPLE, Clipper, secret_chance  # noqa: E402
+from tabveil._sgd_forms import rows_squared  # noqa: E402
 from tabveil.accounting import DiscreteGaussianDpEvent, Spend  # noqa: E402
 from tabveil.columns import Categorical, Identifier, Integer  # noqa: E402
 from tabveil.errors import DataError, LedgerError, UnchargedError, UsageError  # noqa: E402
 from tabveil.ledger import Ledger, Receipt  # noqa: E402
-from tabveil.mechanisms import ClippedSum, PrivateRows, seeded_noise_for_tests  # noqa: E402
+from tabveil.mechanisms import PrivateRows  # noqa: E402
+from tabveil.noise import seeded_noise_for_tests  # noqa: E402
 from tabveil.samplers import bernoulli, gaussian  # noqa: E402
 from tabveil.schema import Schema  # noqa: E402
 from tabveil.sgd import Average, Checkpoints, Course, Descent, Schedule, threads, train, warm_up  # noqa: E402
 from tabveil.tables import open_table  # noqa: E402
+from tabveil.units import ClippedSum  # noqa: E402
 
 ALPHA = 1e-9
 A = Integer(name="a", low=0, high=9)
@@ -131,7 +134,7 @@ def clipped(gradients: torch.Tensor, clip: float) -> torch.Tensor:
 def few_positions(few: int) -> Iterator[None]:
     """Inside, norms of layers with more positions, and fewer weights than pairs of these, are taken of the sums."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_sgd_clipping, "FEW_POSITIONS", few)
+        patch.setattr(_sgd_forms, "FEW_POSITIONS", few)
         yield
 
 
@@ -254,7 +257,7 @@ def test_norms_of_long_rows_do_not_lose_what_they_add_up() -> None:
     for value in (0.1, 0.3, 0.7, 1 / 3):
         rows = torch.full((3, 1_000_000), value)
         exact = rows[0].double().square().sum()
-        assert (_rows_squared(rows) / exact - 1).abs().max() < 2.0**-13
+        assert (rows_squared(rows) / exact - 1).abs().max() < 2.0**-13
 
 
 @pytest.mark.parametrize("few", [0, 16])

@@ -26,9 +26,10 @@ from tabveil.columns import Boolean, Categorical, Column, Date, Decimal, Identif
 from tabveil.encoding import Axis, size
 from tabveil.errors import DataError, UnchargedError
 from tabveil.ledger import Ledger, Receipt
-from tabveil.mechanisms import Contest, PrivateRows, Question, bounded_in_parts, unit_names
+from tabveil.mechanisms import Contest, PrivateRows, Question
 from tabveil.schema import Schema
 from tabveil.tables import Table, open_table, write_table
+from tabveil.units import bounded_contributions, bounded_in_parts, fresh_secrets, unit_names
 
 ALPHA = 1e-9
 COLUMNS: tuple[Column, ...] = (
@@ -410,12 +411,12 @@ def test_surveys_and_passes_share_the_rows_they_keep(memory: int, monkeypatch: p
 
 def test_unit_names_are_equal_for_equal_texts_alone_and_differ_between_fits() -> None:
     texts = np.array([f"p{i % 500}" for i in range(5_000)] + ["\ud800", "\udfff", "", "", "a\0b", "a\0c"], dtype=object)
-    secrets = mechanisms._secrets()
+    secrets = fresh_secrets()
     high, low = unit_names(texts, secrets)
     names = list(zip(high.tolist(), low.tolist(), strict=True))
     assert len(set(names)) == len(set(texts)) == len(set(zip(names, texts, strict=True))) == 505
-    assert len(mechanisms.bounded_contributions(texts, 1)) == 505
-    other = unit_names(texts, mechanisms._secrets())
+    assert len(bounded_contributions(texts, 1)) == 505
+    other = unit_names(texts, fresh_secrets())
     assert not np.intersect1d(high, other[0]).size
     assert all(len(s) == 16 for s in secrets)
 

@@ -11,23 +11,6 @@ from collections.abc import Iterable
 from scipy import special
 
 
-def most_recognised(epsilon: float, delta: float, false_alarms: float) -> float:
-    """The largest share of members any attack can recognise under (epsilon, delta)-DP, at such a share of false alarms.
-
-    Kairouz, Oh, Viswanath 2015, The composition theorem for differential privacy, Theorem 2.1. What is surely more
-    contradicts the claim.
-
-    Args:
-      epsilon: from 0 up; infinite gives 1.
-      delta: from 0 to 1.
-      false_alarms: 0 to 1.
-    """
-    if math.isinf(epsilon):
-        return 1.0
-    other = 1 - math.exp(-epsilon) * (1 - delta - false_alarms)
-    return float(min(1.0, math.exp(min(epsilon, 700.0)) * false_alarms + delta, max(other, false_alarms)))
-
-
 def most_right(claims: Iterable[tuple[float, float]]) -> float:
     """The largest share of right guesses, of as many with as without the target, that every claim (epsilon, delta)
     allows: (e^epsilon + delta) / (1 + e^epsilon), which randomised response reaches (Kairouz, Oh, Viswanath 2015,
@@ -41,7 +24,8 @@ def most_right(claims: Iterable[tuple[float, float]]) -> float:
 
 
 def most_auc(epsilon: float, delta: float = 0.0) -> float:
-    """The largest area under the ROC curve of any attack under (epsilon, delta)-DP: that below `most_recognised`.
+    """The largest area under the ROC curve of any attack under (epsilon, delta)-DP: that below
+    `records.most_recognised`.
 
     Args:
       epsilon: from 0 up.

@@ -55,6 +55,7 @@ class About:
             control=control,
             ceiling=ceiling,
             verdict=verdict,
+            baseline_of="claim",
         )
 
     def least_likely(self, name: str, tests: Sequence[Test], *, right: str, wrong: str) -> Finding:

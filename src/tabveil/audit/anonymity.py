@@ -58,6 +58,11 @@ _AGAINST = f"{SYNTHETIC} against {REAL}"
 
 _NAME = "Anonymity"
 
+_THREAT = (
+    "The attacker knows the quasi-identifiers of everybody, and of some people that nobody else has theirs; he looks "
+    "for such people in the synthetic table."
+)
+
 
 class Anonymity(Auditor):
     """Classes of the schema's quasi-identifiers, counted; and real uniques looked for among synthetic rows.
@@ -110,7 +115,16 @@ class Anonymity(Auditor):
             confidence=1 - ALPHA,
             verdict="",
         )
-        return [replace(found, verdict=_verdict(found, attack, control))]
+        return [
+            replace(
+                found,
+                verdict=_verdict(found, attack, control),
+                threat_model=_THREAT,
+                targets=f"{attack.tries:,} training and {control.tries:,} held-out rows that are unique in them",
+                seed=data.random_state,
+                cost=f"a comparison with {len(data.synthetic):,} synthetic rows, no fit",
+            )
+        ]
 
     def measure(self, data: AuditInput) -> list[Measurement]:
         """Every measure of the real and the synthetic table, and of one against the other; of tables that have rows."""

@@ -45,6 +45,11 @@ SIDES = ("train", "holdout")
 
 _WHAT = "What can be guessed of people"
 
+_THREAT = (
+    "The attacker has the synthetic table, and knows all columns of some people but the sensitive ones; he takes those "
+    "from the synthetic row that is closest."
+)
+
 Rows = NDArray[np.int64]
 
 
@@ -70,11 +75,13 @@ class Attribute(Auditor):
             return []
         hidden = secrets(data.schema)
         counts = zip(hidden, *_guessed(data, hidden), strict=True)
-        return [
+        found = [
             self._found(c, attack, control, len(hidden))
             for c, attack, control in counts
             if attack.tries and control.tries
         ]
+        cost = f"guesses from {len(data.synthetic):,} synthetic rows, no fit"
+        return [replace(f, seed=data.random_state, cost=cost) for f in found]
 
     def _found(self, column: Column, attack: Count, control: Count, together: int) -> Finding:
         found = finding(
@@ -86,7 +93,12 @@ class Attribute(Auditor):
             confidence=1 - ALPHA / together,
             verdict="",
         )
-        return replace(found, verdict=_verdict(found, column, attack, control))
+        return replace(
+            found,
+            verdict=_verdict(found, column, attack, control),
+            threat_model=_THREAT,
+            targets=f"{attack.tries:,} training and {control.tries:,} held-out rows that occur once",
+        )
 
 
 def _guessed(data: AuditInput, hidden: Sequence[Column]) -> list[list[Count]]:

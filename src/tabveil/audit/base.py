@@ -37,7 +37,9 @@ ALPHA = 0.05
 
 Refit = Callable[[pd.DataFrame, int], pd.DataFrame]
 """Fits the generator under audit anew, to the rows given, and samples as many rows as the release has. The number tells
-fits apart: equal numbers may, but need not, give equal rows. It may run in another process, so it must pickle."""
+fits apart: equal numbers may, but need not, give equal rows. It may run in another process, so it must pickle. One
+whose noise no number fixes may say so by an attribute `fresh_noise` that is true: fits that are all alike then count
+against what is promised."""
 
 Tell = Callable[[str, float], None]
 """Told what is being done and which share of it is, 0 to 1."""
@@ -170,11 +172,13 @@ class Auditor(ABC):
 
     Attributes:
       refits: whether it plays the privacy game, for which it needs `AuditInput.refit` and no holdout.
+      needs_tables: whether what it finds is about the tables; one that fits made-up tables only is not held to them.
       needs_environment: the environment (`tabveil.environments`) that it works in, "" for none; where that was not
         made, it is none of the auditors that run by default.
     """
 
     refits: ClassVar[bool] = False
+    needs_tables: ClassVar[bool] = True
     needs_environment: ClassVar[str] = ""
 
     @abstractmethod

@@ -332,6 +332,7 @@ def _one_run(name: str, seen: _Guessed, generator: Fits, about: tuple[str, float
         targets=f"{seen.canaries:,} units, each in a cell of its own",
         seed=seen.seed,
         cost="1 fit",
+        baseline_of="claim",
     )
 
 
@@ -346,6 +347,7 @@ class Canary(Auditor):
     """
 
     refits = True
+    needs_tables = False
 
     def why_not(self, data: AuditInput) -> str:
         """As `Auditor.why_not`: fits are needed, and a schema from which worst-case neighbours can be made."""
@@ -379,9 +381,14 @@ class Canary(Auditor):
             control=blind[0] + blind[1].misses,
             confidence=1 - ALPHA,
             verdict=f"Of {hits.tries + alarms.tries} fits {hits.hits + alarms.misses.hits} were told apart: "
-            f"a claim of pure epsilon below {bound.low:.3g} would be wrong.",
+            + (
+                f"a claim of pure epsilon below {bound.low:.3g} would be wrong."
+                if bound.low
+                else "no claim is contradicted."
+            ),
         )
-        return [replace(found, threat_model=BLACK, targets=TARGET, seed=data.random_state, cost=f"{2 * REFITS} fits")]
+        told = replace(found, threat_model=BLACK, targets=TARGET, seed=data.random_state, cost=f"{2 * REFITS} fits")
+        return [told if data.promise is None else replace(told, baseline_of="claim")]
 
 
 def _allowed(promise: tuple[float, float] | None) -> float:

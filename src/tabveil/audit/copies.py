@@ -20,6 +20,10 @@ from tabveil.records import Finding
 
 CONFIDENCE = 1 - ALPHA
 
+_THREAT = (
+    "The curator has all tables, and wants to know whether training rows are among the synthetic ones as they stand."
+)
+
 
 class Copies(Auditor):
     """Synthetic rows that repeat a training row, beside held-out rows that do."""
@@ -42,7 +46,16 @@ class Copies(Auditor):
             confidence=CONFIDENCE,
             verdict="",
         )
-        return [replace(found, verdict=_verdict(found, made, real))]
+        return [
+            replace(
+                found,
+                verdict=_verdict(found, made, real),
+                threat_model=_THREAT,
+                targets=f"{made.tries:,} synthetic and {real.tries:,} held-out rows",
+                seed=data.random_state,
+                cost=f"each compared with {len(data.train):,} training rows, no fit",
+            )
+        ]
 
 
 def _copies(data: AuditInput, role: str) -> Count:

@@ -12,6 +12,7 @@ Privacy: reads real rows outside any budget, by way of their likelihoods. The fi
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -54,7 +55,14 @@ def likelihood_gap(train: Floats, holdout: Floats, *, random_state: int | None =
     )
     said = "are" if beyond(found) else "were not found to be"
     verdict = f"Training rows {said} likelier than held-out ones beyond chance; {_means(*sides)}; no bound on epsilon."
-    return Finding(**{**found.to_dict(), "interval": found.interval, "verdict": verdict})
+    return replace(
+        found,
+        verdict=verdict,
+        threat_model="White box: the auditor has the model and some rows, and wants to know which it was fitted to.",
+        targets=f"{len(members):,} training and {len(outsiders):,} held-out rows",
+        seed=random_state,
+        cost="one likelihood for each row, no fit",
+    )
 
 
 def _likelier(members: Floats, outsiders: Floats, rng: np.random.Generator) -> Count:

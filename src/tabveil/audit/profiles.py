@@ -10,7 +10,8 @@
 
 A **measured** requirement compares the worst of all matching measurements with its threshold. An **attacked** one
 draws a line above guessing: baseline + limit x (1 - baseline), `limit` being the share of what guessing leaves open
-(Anonymeter's risk, (attack - control) / (1 - control), Giomi et al. 2023, with the finding's baseline as control). Then
+(Anonymeter's risk, (attack - control) / (1 - control), Giomi et al. 2023, with the finding's baseline as control).
+Findings beside a claim, and numbers that are no shares (bounds on epsilon), are not judged. Then
 
 - not met: the finding's interval starts above the line;
 - met: the interval ends at or below the line, and the ceiling is above it: had every try worked, it would have shown;
@@ -48,6 +49,7 @@ _NEEDS = {
     "attribute": "held-out rows, and `sensitive` columns or a `target` in the schema",
     "copies": "held-out rows",
     "membership": "at least 40 held-out rows and 20 training rows that occur once",
+    "mia_marginal": "at least 40 held-out rows and 20 training rows that occur once",
 }
 
 
@@ -120,7 +122,7 @@ def _judged(
     if asked.kind == "measured":
         answer = _of_counts(asked, [m for m in measurements if _is_measure(m, asked)])
     elif asked.kind == "attacked":
-        answer = _of_attacks(asked, [f for f in findings if f.auditor == asked.auditor and asked.finding in f.name])
+        answer = _of_attacks(asked, [f for f in findings if _is_attack(f, asked)])
     else:
         answer = _Answer("not answered", "No number of an audit answers this; a person has to.")
     return Judgement(
@@ -190,6 +192,14 @@ def _left_out(counted: Measurement) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- attacks
+
+
+def _is_attack(found: Finding, asked: Requirement) -> bool:
+    """Whether a finding is one that the requirement speaks of, and a share beside what guessing gets: bounds on epsilon
+    and what stands beside a claim leave open no share that a limit could be taken of.
+    """
+    shares = all(0 <= n <= 1 for n in (*found.interval, found.baseline))
+    return found.auditor == asked.auditor and asked.finding in found.name and found.baseline_of == "guessing" and shares
 
 
 def _of_attacks(asked: Requirement, found: Sequence[Finding]) -> _Answer:

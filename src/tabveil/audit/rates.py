@@ -26,9 +26,9 @@ from tabveil.audit._curves import (
 )
 from tabveil.audit._epsilon_bounds import EpsilonBound, empirical_epsilon, epsilon_of_counts
 from tabveil.audit._gaussian_bounds import MuBound, gaussian_epsilon, gaussian_mu, mu_of_counts
-from tabveil.audit._limits import most_auc, most_auc_gaussian, most_recognised, most_right
+from tabveil.audit._limits import most_auc, most_auc_gaussian, most_right
 from tabveil.audit._one_run import one_run_epsilon
-from tabveil.records import Finding
+from tabveil.records import Finding, most_recognised
 
 __all__ = [
     "SHARES",

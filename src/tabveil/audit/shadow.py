@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+import tabveil
 from tabveil.audit._membership_scores import NEIGHBOURS, Rows, around, rarity, scaled
 from tabveil.audit._shadow_attacks import Features, Scores, best
 from tabveil.audit._shadow_features import VERSION, Questions, target
@@ -145,15 +146,16 @@ class Shadow(Auditor):
         """Both findings about one target."""
         fitted, side = of
         inside, outside = (_features(fitted, (s, side), self.fits) for s in (side, OUT))
-        fresh = _fresh(fitted, side, self.fits)
-        void = fresh != "" and data.promise is not None and math.isfinite(data.promise[0])
+        constant = _constant(fitted, side, self.fits)
+        promised = data.promise is not None and math.isfinite(data.promise[0])
+        void = constant and promised and not getattr(data.refit, "fresh_noise", False)
         seed = 0 if data.random_state is None else int(data.random_state) % 2**32
         asked = _Asked(
             whom=_named(self.targets, side),
             attack=_emptied(best(inside, outside, seed=seed), void=void),
             control=_emptied(best(outside[::2], outside[1::2], seed=seed), void=void),
             confidence=1 - ALPHA / (2 * len(self.targets)),
-            note=fresh,
+            note=_note(void=void, constant=constant),
             beside=len(cast.base),
             seed=data.random_state,
             cost=self._cost,
@@ -216,7 +218,7 @@ def _game(data: AuditInput, cast: _Cast) -> Game:
 
 def _file(data: AuditInput, cast: _Cast) -> Path:
     """Name of the file of just these fits: of these rows, this refit, this schema and state."""
-    about = (VERSION, data.schema.digest, data.random_state, repr(data.refit))
+    about = (VERSION, tabveil.__version__, data.schema.digest, data.random_state, repr(data.refit))
     total = hashlib.sha256(repr(about).encode())
     for column in data.codes["train"]:
         total.update(column[np.concatenate([cast.targets, cast.base])].tobytes())
@@ -286,15 +288,23 @@ def _features(fitted: dict[Place, Fitted], of: tuple[int, int], fits: int) -> Fe
     return Features(np.array([f[0] for f in made]), np.array([f[1 + asked] for f in made]))
 
 
-def _fresh(fitted: dict[Place, Fitted], side: int, fits: int) -> str:
-    """A sentence where all fits of each side gave one table, and the two tables differ; "" else."""
+def _constant(fitted: dict[Place, Fitted], side: int, fits: int) -> bool:
+    """Whether all fits of each side gave one table, and the two tables differ: there is no chance in a fit."""
     out, into = ({fitted[s, number].digest for number in range(fits)} for s in (OUT, side))
-    if len(out) > 1 or len(into) > 1 or out == into:
-        return ""
-    return (
-        "Every fit of the same rows gave the same table: no chance is in it. Either `refit` fixes the generator's "
-        "noise, which it must not, or there is none"
-    )
+    return len(out) == len(into) == 1 and out != into
+
+
+def _note(*, void: bool, constant: bool) -> str:
+    """What comes before all else that is said of fits without chance; "" for others.
+
+    Fits whose noise is said to be fresh (`Refit`) count as what they are: draws of a generator that has no noise.
+    """
+    if void:
+        return (
+            "MEASURED NOTHING: every fit of the same rows gave the same table, so that either `refit` fixes the noise, "
+            "which it must not, or there is none and the promise is broken"
+        )
+    return "Every fit of the same rows gave the same table: no chance is in it" if constant else ""
 
 
 def _emptied(scores: Scores, *, void: bool) -> Scores:
@@ -341,7 +351,8 @@ def _epsilon(asked: _Asked, promise: tuple[float, float] | None) -> Finding:
         (max(bound.estimate, bound.low), bound.interval),
         (claimed, other.estimate, bound.ceiling),
     )
-    return replace(found, verdict=asked.verdict(_meaning_of_epsilon(bound, promise, asked.tries)))
+    meaning = asked.verdict(_meaning_of_epsilon(bound, promise, asked.tries))
+    return replace(found, verdict=meaning, baseline_of="guessing" if promise is None else "claim")
 
 
 def _meaning_of_epsilon(bound: EpsilonBound, promise: tuple[float, float] | None, tries: str) -> str:

@@ -43,12 +43,15 @@ from tabveil.columns import Identifier, Integer
 from tabveil.encoding import decode, name_rows, size
 from tabveil.errors import UsageError
 from tabveil.ledger import Ledger
-from tabveil.mechanisms import ClippedSum, PrivateRows
+from tabveil.mechanisms import PrivateRows
 from tabveil.records import Finding
 from tabveil.schema import Schema
 from tabveil.sgd import Descent, Schedule
+from tabveil.units import ClippedSum
 
 AUDITOR = "training"
+
+_THREAT = "White box: the auditor made the canaries and overhears every noisy sum; which canaries were in a batch?"
 
 MARK = "tabveil canary"
 """Name of the column that says which canary a row is; 0 for none."""
@@ -286,6 +289,18 @@ class _About(About):
     runs: tuple[Observations, ...]
     units: int
     delta: float
+
+    def finding(
+        self, name: str, found: tuple[float, tuple[float, float]], beside: tuple[float, float, float], verdict: str
+    ) -> Finding:
+        """As `About.finding`, with whom it is about."""
+        canaries = self.runs[0].seen.shape[1]
+        return replace(
+            super().finding(name, found, beside, verdict),
+            threat_model=_THREAT,
+            targets=f"{canaries:,} made-up units with a gradient of their own, of {self.units:,} units",
+            cost=f"{len(self.runs)} fits",
+        )
 
     @property
     def schedule(self) -> Schedule:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import inspect
 import json
 import logging
 import os
@@ -155,6 +156,20 @@ def _refusing(what: str) -> Iterator[None]:
         ) from error
 
 
+def _loaded(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The model in a folder, in single precision, and what transformers told about its weights."""
+    with _silence(), _refusing("model"):
+        found: tuple[Any, dict[str, Any]] = _library("transformers").AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    return found
+
+
 class BaseModel:
     """A frozen causal language model with fresh adapters.
 
@@ -174,16 +189,8 @@ class BaseModel:
 
     def __init__(self, folder: Path, *, rank: int, device: str) -> None:
         transformers, peft = _library("transformers"), _library("peft")
-        self.digest, self.tokens = digest_of(folder), Tokens(folder)
-        with _silence(), _refusing("model"):
-            model, told = transformers.AutoModelForCausalLM.from_pretrained(
-                str(folder),
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
+        self.digest, self.tokens, self._folder = digest_of(folder), Tokens(folder), folder
+        model, told = _loaded(folder)
         if told["missing_keys"] or told["mismatched_keys"]:
             raise UsageError("The safetensors of the base model lack some of its weights: they would be made up.")
         self._model = model.eval().requires_grad_(False)
@@ -195,6 +202,8 @@ class BaseModel:
             self.adapters = _adapted(self._model, self._head, transformers=transformers, peft=peft, rank=rank)
         self._model.to(device)
         self.device, self._cache = device, transformers.DynamicCache
+        known = inspect.signature(self._body.forward).parameters
+        self._cache_name = "cache" if "cache" in known else "past_key_values"  # as it is called until transformers 5.20
         self._check_padding()
 
     @property
@@ -206,6 +215,21 @@ class BaseModel:
     def layers(self) -> int:
         """Transformer blocks."""
         return int(getattr(self._model.config, "num_hidden_layers", 1))
+
+    def save_tuned(self, folder: Path) -> None:
+        """Write the model into a folder, its adapters added to its weights.
+
+        Raises:
+          UsageError: the base model's folder is no longer what it was.
+        """
+        if digest_of(self._folder) != self.digest:
+            raise UsageError("The folder of the base model has changed since it was loaded.")
+        whole, peft = _loaded(self._folder)[0], _library("peft")
+        for name, layer in self._model.named_modules():
+            if isinstance(layer, peft.tuners.lora.LoraLayer):
+                whole.get_submodule(name).weight.data += layer.get_delta_weight(ADAPTER).cpu()
+        with _silence():
+            whole.save_pretrained(str(folder))
 
     def head(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and biases that turn a hidden state into logits of some tokens: (tokens, width) and (tokens,)."""
@@ -233,9 +257,9 @@ class BaseModel:
             input_ids=tokens,
             attention_mask=real.long(),
             position_ids=positions,
-            cache=cache,
             use_cache=cache is not None,
             return_dict=True,
+            **{self._cache_name: cache},
         ).last_hidden_state
         return found
 

@@ -44,7 +44,8 @@ from tabveil.generators._marginals import (
     unpack_axes,
 )
 from tabveil.generators._resuming import Resuming
-from tabveil.generators.base import Arrays, Drawn, Form, Plan, Progress, whole
+from tabveil.generators._saved import Arrays
+from tabveil.generators.base import Drawn, Form, Plan, Progress, whole
 from tabveil.latents import LatentLaw
 from tabveil.mechanisms import PrivateRows
 from tabveil.schema import Schema

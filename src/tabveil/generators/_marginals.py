@@ -22,10 +22,12 @@ from tabveil.domains import brief, level_label, levels, without_rare
 from tabveil.encoding import Axis, Codes
 from tabveil.enforcing import Rules
 from tabveil.errors import UsageError
-from tabveil.generators.base import Arrays, Drawn, Generator, Plan, Progress
+from tabveil.generators._saved import Arrays
+from tabveil.generators.base import Drawn, Generator, Plan, Progress
 from tabveil.graphical_model import Factor, GraphicalModel, JunctionTree, Measurement
 from tabveil.laws import Law
-from tabveil.mechanisms import PrivateRows, counting_event
+from tabveil.mechanisms import PrivateRows
+from tabveil.noise import counting_event
 from tabveil.schema import Schema
 
 

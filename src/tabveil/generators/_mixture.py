@@ -21,7 +21,8 @@ from sklearn.mixture import GaussianMixture
 from tabveil._sgd_clipping import secret_chance
 from tabveil._torch import nn, torch
 from tabveil.encoding import Floats
-from tabveil.mechanisms import ClippedSum, PrivateRows
+from tabveil.mechanisms import PrivateRows
+from tabveil.units import ClippedSum
 
 Tensor = torch.Tensor
 

@@ -27,7 +27,7 @@ from tabveil._torch import torch
 from tabveil.conditions import Balance, may_hold
 from tabveil.encoding import Axis, Codes, CodeSet, Floats, size
 from tabveil.errors import UsageError
-from tabveil.generators._writing import Choice, Reading, Writing
+from tabveil.generators._writing import Choice, Reader, Reading, Writing
 from tabveil.laws import Split
 
 Tensor = torch.Tensor
@@ -160,6 +160,10 @@ class TextLaw:
             found[at] = cells
         return replace(self, examples=Examples.of(found, shown))
 
+    def read_by(self, reader: Reader) -> TextLaw:
+        """The same law, its rows read by another reader."""
+        return replace(self, reading=replace(self.reading, reader=reader))
+
     def place(self, name: str) -> int:
         """Position of the column called `name`."""
         return next(i for i, a in enumerate(self.axes) if a.column.name == name)
@@ -167,6 +171,8 @@ class TextLaw:
     @property
     def _rows(self) -> int:
         """How many rows are written side by side."""
+        if self.reading.reader is not None:
+            return self.reading.reader.most_rows
         model = self.reading.model
         most = MOST_ROWS if torch.device(model.device).type == "cpu" else MOST_ROWS_ELSEWHERE
         return max(1, min(most, CACHE_BYTES // (8 * model.layers * model.width * self._longest)))

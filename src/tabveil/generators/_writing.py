@@ -34,6 +34,9 @@ ALONE = 256
 Choice = tuple[Tensor, Tensor]
 """Places in a trie, shape (rows,), and logits of their branches, shape (rows, branches)."""
 
+Question = tuple[int, Tensor, Tensor]
+"""A column, rows by position, and where in the column's trie each of them is, both of shape (rows,)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Reading:
@@ -43,11 +46,17 @@ class Reading:
       model: the language model, its adapters as they are.
       wording: what is read and written.
       bias: of each column, shape (nodes, branches), added to the logits of its choices.
+      reader: reads the model's rows in its place, by the same law; None where it reads them itself.
     """
 
     model: BaseModel
     wording: Wording
     bias: tuple[Tensor, ...]
+    reader: Reader | None = None
+
+    def text(self, rows: int) -> Read:
+        """So many rows, as they begin."""
+        return Text(self.model, self.wording.begin, rows) if self.reader is None else self.reader.text(self, rows)
 
     def logits(self, i: int, hidden: Tensor, node: Tensor) -> Tensor:
         """Logits of column i's branches, -inf where the trie does not go on; shape (..., branches).
@@ -57,10 +66,12 @@ class Reading:
           hidden: shape (..., width), after the last token before the choice.
           node: shape (...), where in the trie.
         """
-        trie = self.wording.tries[i]
-        weight, offset = self.model.head(trie.choices)
-        logits = hidden @ weight.T + offset + self.bias[i][node]
-        return logits.masked_fill(~trie.open[node], -torch.inf)
+        weight, offset = self.model.head(self.wording.tries[i].choices)
+        return self.biased(i, hidden @ weight.T + offset, node)
+
+    def biased(self, i: int, plain: Tensor, node: Tensor) -> Tensor:
+        """`logits` from what the model says of the branches, shape (..., branches), up to a constant for each row."""
+        return (plain + self.bias[i][node]).masked_fill(~self.wording.tries[i].open[node], -torch.inf)
 
     def calibrated(self, shares: Sequence[Tensor]) -> Reading:
         """The same, biased so that each column by itself, written as the first one, has the given shares of its cells,
@@ -110,21 +121,44 @@ class Asked(Protocol):
         """Cells of column i to begin rows with."""
 
 
-class Text:
-    """Rows of text that the model reads, side by side, each row by itself.
+class Read(Protocol):
+    """Rows of text, side by side, and what a model says of how they go on: `Text`, and `_vllm.Prompts`."""
 
-    Tokens wait until the model's opinion is asked for, and are then read all at once.
+    def append(self, rows: Tensor, tokens: Tensor, lengths: Tensor) -> None:
+        """As `Lines.append`."""
+
+    def precede(self, tokens: Tensor, lengths: Tensor) -> None:
+        """As `Lines.precede`."""
+
+    def keep(self, rows: Tensor) -> None:
+        """As `Lines.keep`."""
+
+    def logits(self, writer: Reading, questions: Sequence[Question]) -> list[Tensor]:
+        """`Reading.logits` of each question, up to a constant for each row; no row is in two of them."""
+
+
+class Reader(Protocol):
+    """What reads rows in a model's place.
+
+    Attributes:
+      most_rows: as many as it should be given side by side.
     """
 
-    def __init__(self, model: BaseModel, begin: tuple[int, ...], rows: int) -> None:
-        self._model, self._cache, device = model, model.new_cache(), model.device
-        self._real = torch.zeros(rows, 0, dtype=torch.bool, device=device)
-        self._read = torch.zeros(rows, dtype=torch.int64, device=device)
+    most_rows: int
+
+    def text(self, reading: Reading, rows: int) -> Read:
+        """So many rows, as they begin."""
+
+
+class Lines:
+    """Tokens of rows, side by side, each row by itself; of what is read by and by, the tokens that wait to be."""
+
+    def __init__(self, begin: tuple[int, ...], rows: int, device: str) -> None:
         self._waiting = torch.tensor(begin, device=device).expand(rows, -1)
         self._lengths = torch.full((rows,), len(begin), device=device)
 
     def __len__(self) -> int:
-        return len(self._read)
+        return len(self._lengths)
 
     def append(self, rows: Tensor, tokens: Tensor, lengths: Tensor) -> None:
         """Let the first `lengths` of `tokens`, shape (rows named, most), follow in the rows named, by position."""
@@ -144,6 +178,26 @@ class Text:
         self._waiting, self._lengths = tokens, lengths
         self.append(torch.arange(len(self), device=tokens.device), after, count)
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on with the rows named only, by position."""
+        self._waiting, self._lengths = self._waiting[rows], self._lengths[rows]
+
+
+class Text(Lines):
+    """Rows that the model reads itself: tokens wait until its opinion is asked for, and are then read all at once."""
+
+    def __init__(self, model: BaseModel, begin: tuple[int, ...], rows: int) -> None:
+        super().__init__(begin, rows, model.device)
+        self._model, self._cache = model, model.new_cache()
+        self._real = torch.zeros(rows, 0, dtype=torch.bool, device=model.device)
+        self._read = torch.zeros(rows, dtype=torch.int64, device=model.device)
+
+    def logits(self, writer: Reading, questions: Sequence[Question]) -> list[Tensor]:
+        """As `Read.logits`."""
+        hidden = self.read(torch.cat([rows for _, rows, _ in questions]))
+        parts = torch.split(hidden, [len(rows) for _, rows, _ in questions])
+        return [writer.logits(c, h, node) for (c, _, node), h in zip(questions, parts, strict=True)]
+
     def read(self, rows: Tensor) -> Tensor:
         """Read what waits in the rows named, at least one token each; hidden states after it, (rows named, width)."""
         lengths = torch.zeros_like(self._lengths)
@@ -159,9 +213,9 @@ class Text:
         return hidden[rows, lengths[rows] - 1]
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with the rows named only, by position."""
+        """As `Lines.keep`."""
+        super().keep(rows)
         self._real, self._read = self._real[rows], self._read[rows]
-        self._waiting, self._lengths = self._waiting[rows], self._lengths[rows]
         if self._real.shape[1]:
             self._cache.batch_select_indices(rows)
 
@@ -194,7 +248,7 @@ class Writing:
         self._law, self._column, self._choices = law, 0, choices
         self.cells, self._order = torch.from_numpy(cells).to(device), torch.from_numpy(order).to(device)
         self.weight = torch.ones(len(cells), dtype=torch.float64, device=device)
-        self._text = Text(law.writer.model, law.writer.wording.begin, len(cells))
+        self._text = law.writer.text(len(cells))
         if shown is not None:
             self._text.precede(*law.writer.wording.one_after_another(torch.from_numpy(shown).to(device), self._order))
 
@@ -222,9 +276,8 @@ class Writing:
         self._column += 1
         asking = [(c, rows, torch.zeros_like(rows)) for c, rows in asked if len(rows)]
         while asking:
-            where = torch.cat([rows for _, rows, _ in asking])
-            hidden = torch.split(self._text.read(where), [len(rows) for _, rows, _ in asking])
-            nodes = [self._chosen(c, rows, node, h, rng) for (c, rows, node), h in zip(asking, hidden, strict=True)]
+            said = self._text.logits(self._law.writer, asking)
+            nodes = [self._chosen(c, rows, node, x, rng) for (c, rows, node), x in zip(asking, said, strict=True)]
             further = [(c, rows[n >= 0], n[n >= 0]) for (c, rows, _), n in zip(asking, nodes, strict=True)]
             asking = [(c, rows, node) for c, rows, node in further if len(rows)]
 
@@ -248,10 +301,9 @@ class Writing:
             self._text.append(asked, *trie.between(some, torch.zeros_like(some), trie.depth[:1].expand(len(asked))))
         return asked
 
-    def _chosen(self, c: int, rows: Tensor, node: Tensor, hidden: Tensor, rng: np.random.Generator) -> Tensor:
+    def _chosen(self, c: int, rows: Tensor, node: Tensor, logits: Tensor, rng: np.random.Generator) -> Tensor:
         """Choose what follows at `node`, write it, and give the next node; -1 where the value is settled."""
         trie = self._law.writer.wording.tries[c]
-        logits = self._law.writer.logits(c, hidden, node)
         if self._choices is not None:
             self._choices[c].append((node, logits))
         chance = torch.softmax(logits.double(), -1)

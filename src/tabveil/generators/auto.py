@@ -20,7 +20,8 @@ from tabveil.accounting import Spend
 from tabveil.conditions import Conditions
 from tabveil.encoding import Codes
 from tabveil.errors import UsageError
-from tabveil.generators.base import Arrays, Drawn, Generator, Plan, Progress, check_delta, check_epsilon, create
+from tabveil.generators._saved import Arrays
+from tabveil.generators.base import Drawn, Generator, Plan, Progress, check_delta, check_epsilon, create
 from tabveil.mechanisms import PrivateRows
 from tabveil.records import Record
 from tabveil.schema import Schema

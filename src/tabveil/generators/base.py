@@ -8,15 +8,10 @@ removing one unit.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import io
-import json
 import math
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -25,22 +20,23 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 import pandas as pd
 from dp_accounting import DpEvent, NonPrivateDpEvent
-from numpy.typing import NDArray
 
 from tabveil import accounting, learning
 from tabveil.accounting import Spend
-from tabveil.columns import Categorical, Column, Identifier
+from tabveil.caveats import outside
+from tabveil.columns import Identifier
 from tabveil.conditions import Balance, Conditions, Prior, Where
 from tabveil.encoding import Codes, Floats, decode, encode_present, name_rows, size
-from tabveil.errors import DataError, LedgerError, MissingDependencyError, StorageError, TabveilError, UsageError
+from tabveil.errors import DataError, LedgerError, UsageError
 from tabveil.generators import generators
+from tabveil.generators._saved import Arrays, read_model, reading, write_model
 from tabveil.ledger import Ledger, Receipt
-from tabveil.mechanisms import PrivateRows, noise_is_seeded
+from tabveil.mechanisms import PrivateRows
+from tabveil.noise import noise_is_seeded
 from tabveil.records import RELATION, PrivacyStatement
 from tabveil.schema import Schema
-from tabveil.tables import Table, open_table, write_bytes, write_text
+from tabveil.tables import Table, open_table
 
-Arrays = dict[str, NDArray[Any]]
 Progress = Callable[[str, float], None]
 """Told what is being done and which share of it, 0 to 1; neither depends on the data."""
 
@@ -53,9 +49,6 @@ BATCH_ROWS = 1_000_000
 
 _SMALLER_STEPS = 100
 """How often a generator that does not plan for learning is asked for less, 3 % each time."""
-
-FORMAT = 1
-"""Version of the saved folder's layout."""
 
 
 @dataclass(frozen=True)
@@ -587,7 +580,6 @@ class Generator(ABC):
         """
         arrays, state = self._state()
         model = {
-            "tabveil_model": FORMAT,
             "generator": self.plugin_name(),
             "epsilon": str(self.epsilon),
             "delta": self.delta,
@@ -596,10 +588,7 @@ class Generator(ABC):
             "statement": self.statement.to_dict(),
             "state": state,
         }
-        target, packed = new_or_old_folder(folder), _npz(arrays)
-        model["sha256"] = _seal(model, packed)
-        write_bytes(target / "arrays.npz", packed)
-        write_text(target / "model.json", json.dumps(model, ensure_ascii=False, indent=1, allow_nan=False))
+        write_model(folder, model, arrays)
 
 
 def check_subset(schema: Schema, table: pd.DataFrame) -> None:
@@ -612,76 +601,6 @@ def check_subset(schema: Schema, table: pd.DataFrame) -> None:
         raise DataError(f"The table has {unexpected} column(s) that the schema does not name: leave them out.")
     if len(set(names)) < len(names):
         raise DataError("The table has a column more than once.")
-
-
-def new_or_old_folder(folder: str | Path) -> Path:
-    """`folder`, made where it is missing; StorageError where it cannot be."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"The folder {str(folder)!r} cannot be made.") from error
-    return Path(folder)
-
-
-def _seal(model: Mapping[str, Any], packed: bytes) -> str:
-    """SHA-256 of a model's two files, so that a flipped byte is found before anything is sampled."""
-    text = json.dumps(model, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode() + packed).hexdigest()
-
-
-def _npz(arrays: Arrays) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:  # what numpy.savez writes, typed
-        for name, array in arrays.items():
-            part = io.BytesIO()
-            np.lib.format.write_array(part, np.ascontiguousarray(array), allow_pickle=False)
-            entry = zipfile.ZipInfo(f"{name}.npy")  # without the time of day: the same model gives the same bytes
-            archive.writestr(entry, part.getvalue(), zipfile.ZIP_DEFLATED)
-    return buffer.getvalue()
-
-
-def outside(schema: Schema, *, bought: bool = True) -> tuple[str, ...]:
-    """Sentences naming what the guarantee of a fit under `schema` does not cover.
-
-    Args:
-      schema: as declared.
-      bought: whether the fit pays for what is left to be learned; else that is read off the rows.
-    """
-    earlier = bought_before(schema)
-    subject = "What the schema declares" if earlier or schema.unresolved else "The schema"
-    sentences = [f"{subject} (bounds, categories, resolutions) is public knowledge that a person vouches for."]
-    if schema.unresolved:
-        learned = "; ".join(f"{', '.join(c.unknown)} of {c.name!r}" for c in schema.unresolved)
-        how = "Not public, but learned inside the guarantee" if bought else "Read from rows, outside any guarantee"
-        sentences[0] += f" {how}: {learned}."
-    sentences += earlier
-    if schema.constraints:
-        listed = "; ".join(map(str, schema.constraints))
-        sentences.append(f"Constraints between columns are public knowledge that a person vouches for: {listed}.")
-    if schema.public_rows is not None:
-        sentences.append(f"The row count {schema.public_rows} is declared public.")
-    sentences.append(
-        "How long a run took, and whether an earlier one was stopped, can be read from the ledger's times and entries."
-    )
-    refusing = [c.name for c in schema.learned if _refuses(c)]
-    if refusing:
-        names = ", ".join(repr(n) for n in refusing)
-        sentences.append(f"A value that is not allowed in {names} stops the run: whether one did is not covered.")
-    return tuple(sentences)
-
-
-def bought_before(schema: Schema) -> tuple[str, ...]:
-    """The sentence about columns that an earlier fit is said to have paid for; none where there is no such column."""
-    named = ", ".join(repr(c.name) for c in schema.columns if c.source == "charged")
-    said = f"The schema says that bounds or categories of {named} were bought from a ledger before: that they were is "
-    return (said + "not shown here.",) if named else ()
-
-
-def _refuses(column: Column) -> bool:
-    """Whether some cell stops a run: `encode` refuses it, in the fit or in the curator's check before it."""
-    if isinstance(column, Categorical) and column.catch_all is not None:
-        return False
-    return column.invalid == "refuse" or not column.nullable
 
 
 def create(name: str, *, epsilon: float, delta: float | None = None, **options: Any) -> Generator:
@@ -722,28 +641,15 @@ def load(folder: str | Path, **here: Any) -> Generator:
       MissingDependencyError: the generator needs a package that is not installed.
     """
     source = Path(folder)
-    with _reading(source):
-        model, arrays = _read(source)
+    with reading(source):
+        model, arrays = read_model(source)
         kind = kind_of(model["generator"])
     made = _unfitted(kind, model, here, source)
-    with _reading(source):
+    with reading(source):
         made._schema = Schema.from_dict(model["schema"])
         made._statement = PrivacyStatement.from_dict(model["statement"])
         made._restore(arrays, model["state"])
     return made
-
-
-@contextmanager
-def _reading(source: Path) -> Iterator[None]:
-    """Inside, whatever goes wrong is the saved model's fault."""
-    try:
-        yield
-    except (MissingDependencyError, DataError):
-        raise
-    except (TabveilError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise DataError(f"{source.name!r} holds no tabveil model that can be read.") from error
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{source.name!r} holds a model whose arrays cannot be read.") from error
 
 
 def _unfitted(kind: type[Generator], model: Mapping[str, Any], here: Mapping[str, Any], source: Path) -> Generator:
@@ -751,17 +657,6 @@ def _unfitted(kind: type[Generator], model: Mapping[str, Any], here: Mapping[str
     foreign = sorted(set(here) - (kind.local & set(kind.option_names())))
     if foreign:
         raise UsageError(f"A saved {model['generator']} keeps its options: {', '.join(foreign)} cannot be given again.")
-    with _reading(source):
+    with reading(source):
         made = create(model["generator"], epsilon=float(model["epsilon"]), delta=model["delta"], **model["options"])
     return made.set_params(**here) if here else made
-
-
-def _read(source: Path) -> tuple[dict[str, Any], Arrays]:
-    """model.json and the arrays beside it, once they are seen to be as they were saved."""
-    model, packed = json.loads((source / "model.json").read_bytes()), (source / "arrays.npz").read_bytes()
-    if model.get("tabveil_model") != FORMAT:
-        raise DataError(f"{source.name!r} holds a model of another format; this version reads format {FORMAT}.")
-    if model.pop("sha256", None) != _seal(model, packed):
-        raise DataError(f"{source.name!r} holds a model whose files were changed since it was saved.")
-    with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
-        return model, {k: stored[k] for k in stored.files}

@@ -34,17 +34,20 @@ import numpy as np
 from tabveil._torch import nn, torch
 from tabveil.encoding import Codes, Floats
 from tabveil.errors import DataError, UsageError
+from tabveil.generators import _vllm
 from tabveil.generators._base_model import BaseModel, Tokens, digest_of, folder_of, positions_of
 from tabveil.generators._deep import Cells, Counted, DeepGenerator, seeded
 from tabveil.generators._row_losses import Neighbours, RowLosses
+from tabveil.generators._saved import Arrays
 from tabveil.generators._text_law import Examples, TextLaw
 from tabveil.generators._wording import Wording, most_tokens
 from tabveil.generators._writing import Reading
-from tabveil.generators.base import Arrays, Plan, Progress, whole
+from tabveil.generators.base import Plan, Progress, whole
 from tabveil.ledger import Ledger, Receipt
-from tabveil.mechanisms import ClippedSum, PrivateRows
+from tabveil.mechanisms import PrivateRows
 from tabveil.schema import Schema
 from tabveil.sgd import Average, Course, Descent, warm_up
+from tabveil.units import ClippedSum
 
 Tensor = torch.Tensor
 
@@ -76,6 +79,8 @@ PER_TOKEN = 32
 """Of these, for each token and layer, in widths of the model."""
 
 MOST_NEIGHBOURS = 8
+
+BACKENDS = ("torch", "vllm")
 
 POOL = 512
 """Synthetic rows among which neighbours are looked for when sampling."""
@@ -113,6 +118,7 @@ class PretrainedLM(DeepGenerator):
         TABVEIL_BASE_MODEL where nobody says. Nothing is downloaded and no code from it is run. No saved model names the
         folder: a model names the SHA-256 of its files, and needs it again to be loaded.
       rank: of the adapters, from 1 to 256; RANK or PLAIN_RANK where nobody says.
+      backend: what reads the rows that a fitted model writes: "torch", or "vllm" (`_vllm`), by the same law.
       neighbours: how many real rows like it are shown before a row in training (HARMONIC, Wang et al. 2024), and as
         many synthetic rows like each other before one is written; 0 to MOST_NEIGHBOURS. Only for epsilon inf.
 
@@ -123,7 +129,7 @@ class PretrainedLM(DeepGenerator):
         "Charged noisy histograms of columns, then adapters of a pretrained language model trained by DP-SGD; what the "
         "base model read before is outside."
     )
-    local: ClassVar[frozenset[str]] = DeepGenerator.local | {"base_model"}
+    local: ClassVar[frozenset[str]] = DeepGenerator.local | {"base_model", "backend"}
     least_strength: ClassVar[float] = 0.0
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"steps": 4, "rank": 1, "cells": 6, "match": False})
 
@@ -143,6 +149,7 @@ class PretrainedLM(DeepGenerator):
         match: bool = True,
         neighbours: int = 0,
         device: str = "cpu",
+        backend: str = "torch",
         checkpoints: str | Path | None = None,
     ) -> None:
         super().__init__(
@@ -161,7 +168,11 @@ class PretrainedLM(DeepGenerator):
         self.base_model = None if base_model is None else str(base_model)
         self.rank = None if rank is None else whole("rank", rank, 1, 256)
         self.neighbours = self._checked_neighbours(neighbours)
+        if backend not in BACKENDS:
+            raise UsageError(f"backend must be one of {', '.join(BACKENDS)}.")
+        self.backend = backend
         self._model: BaseModel | None = None
+        self._engine: _vllm.Engine | None = None
 
     def _checked_neighbours(self, neighbours: int) -> int:
         if neighbours and math.isfinite(self.epsilon):
@@ -191,8 +202,11 @@ class PretrainedLM(DeepGenerator):
 
         Raises:
           UsageError: there is no base model to start from, or rows may be longer than it can read.
+          MissingDependencyError: vllm was asked for and cannot run here.
         """
         folder = folder_of(self.base_model)
+        if self.backend == "vllm":
+            _vllm.check()
         plan = super().plan(schema)
         self._check_length(schema, folder)
         return plan
@@ -222,7 +236,7 @@ class PretrainedLM(DeepGenerator):
 
     # ----------------------------------------------------------------------------------------------------------- fit
     def _pay(self, plan: Plan, schema: Schema, *, ledger: Ledger | None, dataset: str | None) -> Receipt:
-        self._model = self._net = self._law = None
+        self._model = self._net = self._law = self._engine = None
         self._model = self._loaded()  # a model that cannot be loaded must not cost anything
         return super()._pay(plan, schema, ledger=ledger, dataset=dataset)
 
@@ -299,6 +313,17 @@ class PretrainedLM(DeepGenerator):
             raise TypeError("no law of a language model")
         return law
 
+    @property
+    def _drawing(self) -> TextLaw:
+        """As `DeepGenerator._drawing`, read by `backend`."""
+        law = self._text_law
+        if self.backend == "torch":
+            return law
+        if self._engine is None:
+            longest = (1 + self.neighbours) * law.reading.wording.longest
+            self._engine = _vllm.Engine(law.reading.model, longest=longest)
+        return law.read_by(self._engine)
+
     # ---------------------------------------------------------------------------------------------------------- save
     def _state(self) -> tuple[Arrays, dict[str, Any]]:
         (arrays, state), law = super()._state(), self._text_law
@@ -306,7 +331,7 @@ class PretrainedLM(DeepGenerator):
         return {**arrays, **shown}, {**state, "base_model_sha256": law.reading.model.digest}
 
     def _restore(self, arrays: Arrays, state: dict[str, Any]) -> None:
-        self._model = self._base_of(state["base_model_sha256"])
+        self._model, self._engine = self._base_of(state["base_model_sha256"]), None
         super()._restore(arrays, state)
         if "examples" in arrays:
             self._law = replace(self._text_law, examples=Examples.of(arrays["examples"], self.neighbours))

@@ -10,8 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tabveil.records import PrivacyStatement
-from tabveil.report import _promise
+from tabveil.records import most_recognised
 from tabveil.report._text import number, percent, shortened, visible, width
 
 Drawing = dict[str, Any]
@@ -44,6 +43,11 @@ def beyond(finding: Entry) -> bool:
     return _figure(finding["interval"][0]) > _figure(finding["baseline"])
 
 
+def claimed(finding: Entry) -> bool:
+    """Whether the baseline is what is claimed, and not what guessing gets."""
+    return finding.get("baseline_of") == "claim"
+
+
 def groups(entries: Sequence[Entry], key: str) -> dict[str, list[Entry]]:
     """Records by the value of `key`, in order."""
     found: dict[str, list[Entry]] = {}
@@ -66,7 +70,10 @@ def about(findings: Sequence[Entry]) -> list[str]:
 
 
 def intervals(findings: Sequence[Entry]) -> Drawing | None:
-    """Each attack's interval from 0 to 1, beside baseline, control and ceiling; None where there is none to draw."""
+    """Each attack's interval from 0 to 1, beside baseline, control and ceiling; None where there is none to draw.
+
+    Baselines are guessing: what is compared with a claim is on another scale.
+    """
     shown = [f for f in findings if _within(f)]
     rows = [{**_bar(f), "y": PITCH * at + 12} for at, f in enumerate(shown)]
     height = PITCH * len(rows)
@@ -75,6 +82,8 @@ def intervals(findings: Sequence[Entry]) -> Drawing | None:
 
 
 def _within(finding: Entry) -> bool:
+    if claimed(finding):
+        return False
     numbers = (finding["value"], *finding["interval"], finding["baseline"])
     return len(finding["interval"]) == 2 and all(0 <= _figure(n) <= 1 for n in numbers)
 
@@ -143,17 +152,9 @@ def _along(share: Any) -> float:
 
 
 def _bound(promise: Entry) -> list[tuple[float, float]]:
-    statement = PrivacyStatement(
-        epsilon=float(promise["epsilon"]),
-        delta=float(promise["delta"]),
-        unit="",
-        relation="",
-        events=(),
-        accountant="",
-        theorem="",
-    )
+    epsilon, delta = (float(promise[name]) for name in ("epsilon", "delta"))
     alarms = [10 ** (-DECADES * (1 - step / 60)) for step in range(61)]
-    return [(a, _promise.most_found(statement, a)) for a in alarms]
+    return [(a, most_recognised(epsilon, delta, a)) for a in alarms]
 
 
 def _told(finding: Entry) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tabveil.records import PrivacyStatement
+from tabveil.records import PrivacyStatement, most_recognised
 from tabveil.report._text import number, rounded_up
 
 FALSE_ALARMS = 0.01
@@ -47,24 +47,12 @@ def promise(statement: PrivacyStatement) -> dict[str, Any]:
     }
 
 
-def most_found(statement: PrivacyStatement, false_alarms: float) -> float:
-    """The largest share of members any attack can recognise while it takes `false_alarms` of the others for members.
-
-    It is 1 - f(false_alarms) for the trade-off function f of (epsilon, delta) (Wasserman and Zhou 2010; Dong, Roth and
-    Su 2022, Proposition 3).
-    """
-    epsilon, delta = statement.epsilon, statement.delta
-    steep = false_alarms * math.exp(min(epsilon, 700)) + delta
-    flat = 1 - math.exp(-epsilon) * (1 - delta - false_alarms)
-    return min(1.0, steep, flat)
-
-
 def _meaning(statement: PrivacyStatement) -> list[str]:
     """The promise in plain words. Every bound in them is rounded up."""
     unit, delta = statement.unit, statement.delta
     factor = rounded_up(math.exp(min(statement.epsilon, 700)), digits=3)
     believed = rounded_up(100 / (1 + math.exp(-min(statement.epsilon, 700))), digits=3)
-    found = rounded_up(100 * most_found(statement, FALSE_ALARMS), digits=3)
+    found = rounded_up(100 * most_recognised(statement.epsilon, delta, FALSE_ALARMS), digits=3)
     alarms = f"{100 * FALSE_ALARMS:g} %"
     plus = f", plus at most {rounded_up(delta)}" if delta else ""
     aside = " (delta aside)" if delta else ""

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tabveil.records import PrivacyStatement
-from tabveil.report import _draw, _promise
+from tabveil.records import most_recognised
+from tabveil.report import _draw
 from tabveil.report._text import brief, number, percent, rounded_up
 
 STAMPS = {"NOT PRIVATE", "NOT A RELEASE", "INTERNAL"}
@@ -95,18 +95,9 @@ def any_series(document: Document, name: str) -> bool:
 
 def bound(document: Document) -> str:
     """The line no attack gets above, as SVG path data in a square of 200."""
-    statement = PrivacyStatement(
-        epsilon=float(document["promise"]["epsilon"]),
-        delta=float(document["promise"]["delta"]),
-        unit="",
-        relation="",
-        events=(),
-        accountant="",
-        theorem="",
-    )
-    bend = (1 - statement.delta) / (1 + math.exp(min(statement.epsilon, 700)))
-    alarms = sorted({0.0, bend, 1.0})
-    return _draw.bound([(a, _promise.most_found(statement, a)) for a in alarms])
+    epsilon, delta = (float(document["promise"][name]) for name in ("epsilon", "delta"))
+    bend = (1 - delta) / (1 + math.exp(min(epsilon, 700)))
+    return _draw.bound([(a, most_recognised(epsilon, delta, a)) for a in sorted({0.0, bend, 1.0})])
 
 
 def hash_short(value: str) -> str:

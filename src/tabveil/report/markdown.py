@@ -195,7 +195,8 @@ def _attacks(document: Document) -> list[str]:
             escape(f"{f['auditor']}: {f['name']}"),
             number(f["value"]),
             f"{' to '.join(number(e) for e in f['interval'])} ({brief(100 * f['confidence'])} %)",
-            *(number(f[k]) for k in ("baseline", "control", "ceiling")),
+            number(f["baseline"]) + (" (claimed)" if _audit.claimed(f) else ""),
+            *(number(f[k]) for k in ("control", "ceiling")),
             escape(f["verdict"]),
         ]
         for f in document["findings"]

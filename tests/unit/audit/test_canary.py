@@ -46,7 +46,8 @@ from tabveil.errors import UsageError
 from tabveil.generators._marginals import Part, divide
 from tabveil.generators.base import Plan
 from tabveil.ledger import Ledger
-from tabveil.mechanisms import Contest, PrivateRows, seeded_noise_for_tests, threshold
+from tabveil.mechanisms import Contest, PrivateRows
+from tabveil.noise import seeded_noise_for_tests, threshold
 from tabveil.records import Finding
 from tabveil.schema import Schema
 from tabveil.tables import open_table
@@ -183,8 +184,8 @@ def _one_cell(sigma: float, drawn: float, fits: int) -> _About:
 
 def test_half_the_noise_is_found_by_the_bound_on_epsilon() -> None:
     """100 fits a side at 95 %: 0.95 are told apart, with a deviation of 0.016, where 0.81 are allowed."""
-    half = Edit("tabveil.mechanisms:gaussian_noise", "scale=float(event.sigma)", "scale=0.5 * float(event.sigma)")
-    unguarded = Edit("tabveil.mechanisms:_price", "return float(", "return 0.0 * float(")
+    half = Edit("tabveil.noise:gaussian_noise", "scale=float(event.sigma)", "scale=0.5 * float(event.sigma)")
+    unguarded = Edit("tabveil.noise:_price", "return float(", "return 0.0 * float(")
     with planted(half, unguarded):
         found = audit_generator(Histograms(), SCHEMA, fits=100)
     assert beyond(found[2])

@@ -67,7 +67,7 @@ def test_the_profiles_that_come_along() -> None:
 @pytest.mark.parametrize("name", names())
 def test_every_shipped_profile_loads_and_answers_nothing_without_numbers(name: str) -> None:
     profile = load(name)
-    assert (profile.name, profile.version) == (name, "1")
+    assert (profile.name, profile.version) == (name, "2" if name in ("strict-internal", "wp29") else "1")
     assert not PROMISES.search(f"{profile.title} {profile.about}")
     judged = judge(profile)
     assert len(judged) == len(profile.requirements)
@@ -106,10 +106,11 @@ def test_wp29_copies_and_membership_count_against_only() -> None:
         ),
         found(20, 1000, baseline=0.02, auditor="copies"),
         found(20, 1000, baseline=0.02, auditor="membership"),
+        found(20, 1000, baseline=0.02, auditor="mia_marginal"),
         found(500, 1000, baseline=0.5),
     ]
     judged = [j for j in judge(load("wp29"), findings=good) if j.auditor != "anonymeter"]
-    assert [j.outcome for j in judged] == ["met", "not answered", "not answered", "met"]
+    assert [j.outcome for j in judged] == ["met", "not answered", "not answered", "not answered", "met"]
     assert "never for it" in judged[1].sentence
     bad = [replace(f, value=0.99, interval=(0.98, 1.0)) for f in good]
     assert {j.outcome for j in judge(load("wp29"), findings=bad) if j.auditor != "anonymeter"} == {"not met"}
@@ -117,7 +118,9 @@ def test_wp29_copies_and_membership_count_against_only() -> None:
 
 def test_the_strict_profile_counts_an_area_against_only() -> None:
     areas = [found(h, 100_000, auditor="membership", name="told (area under the ROC curve)") for h in (50_000, 60_000)]
-    outcomes = [judge(load("strict-internal"), findings=[area])[3].outcome for area in areas]
+    asked = "training rows are not told from others"
+    judged = [j for area in areas for j in judge(load("strict-internal"), findings=[area]) if j.requirement == asked]
+    outcomes = [j.outcome for j in judged]
     assert outcomes == ["not answered", "not met"]
 
 
@@ -143,8 +146,9 @@ def test_a_real_audit_meets_the_names_that_profiles_ask_for() -> None:
         asked = [r.kind != "open" and r.auditor != "anonymeter" for r in load(name).requirements]
         assert [j.value is not None for j in judged] == asked
         assert all(not PROMISES.search(texts(j)) for j in judged)
-    against = [j for j in judge(load("wp29"), findings=findings) if j.auditor in ("copies", "membership")]
-    assert [j.outcome for j in against] == ["not met", "not met"]
+    counting = ("copies", "membership", "mia_marginal")
+    against = [j for j in judge(load("wp29"), findings=findings) if j.auditor in counting]
+    assert [j.outcome for j in against] == ["not met", "not met", "not met"]
 
 
 # ------------------------------------------------------------------------------------------------------------- attacks
@@ -179,6 +183,18 @@ def test_a_leak_within_the_limit_is_told() -> None:
     judged = one(ATTACKED, findings=[found(52_000, 100_000)])
     assert judged.outcome == "met"
     assert "did better than guessing" in judged.sentence
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"baseline_of": "claim"}, {"baseline": 3.0}, {"interval": (2.5, math.inf), "value": 2.5}],
+    ids=["beside a claim", "baseline above 1", "an epsilon"],
+)
+def test_what_is_no_share_beside_guessing_is_not_judged(changed: dict[str, Any]) -> None:
+    """The line is drawn between the baseline and 1: above a baseline of 3 it would fall below it."""
+    other = replace(found(900, 1000), **changed)
+    assert one(ATTACKED, findings=[other]).outcome == "not answered"
+    assert one(ATTACKED, findings=[other, found(500, 1000)]).outcome == "met"
 
 
 def test_a_baseline_of_one_leaves_nothing_to_show() -> None:

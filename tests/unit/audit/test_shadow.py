@@ -20,6 +20,7 @@ from tabveil.audit.shadow import FEWEST_FITS, Shadow
 from tabveil.columns import Categorical, Identifier, Integer
 from tabveil.errors import UsageError
 from tabveil.records import Finding
+from tabveil.refitting import Refitting
 from tabveil.schema import Schema
 
 SCHEMA = Schema(
@@ -164,12 +165,33 @@ def test_fits_without_chance_measure_nothing_of_a_promise() -> None:
     area, bound = small().compute(given(fixed, promise=(1.0, 1e-5)))
     assert (area.interval, area.ceiling, beyond(area)) == ((0.0, 1.0), 0.0, False)
     assert (bound.interval[0], bound.ceiling) == (0.0, 0.0)
-    assert all("no chance is in it" in f.verdict and "nothing was measured" in f.verdict for f in (area, bound))
+    assert all(f.verdict.startswith("MEASURED NOTHING") for f in (area, bound))
+    assert all("the promise is broken" in f.verdict and "nothing was measured" in f.verdict for f in (area, bound))
     # One that promises nothing may be like that.
     area, bound = small().compute(given(fixed))
     assert beyond(area)
     assert beyond(bound)
     assert "no chance is in it" in area.verdict
+    assert (area.baseline_of, bound.baseline_of) == ("guessing", "guessing")
+
+
+class Fixed:
+    """Returns its rows, and says that no number fixes its noise: there is none."""
+
+    fresh_noise = True
+
+    def __call__(self, rows: pd.DataFrame, seed: int) -> pd.DataFrame:
+        return rows
+
+
+def test_fits_without_chance_break_a_promise_where_no_seed_fixes_the_noise() -> None:
+    area, bound = small().compute(given(Fixed(), promise=(1.0, 1e-5)))
+    assert beyond(area)
+    assert (bound.interval[0], beyond(bound)) == (bound.ceiling, True)
+    assert (area.baseline_of, bound.baseline_of, bound.baseline) == ("guessing", "claim", 1.0)
+    assert "no chance is in it" in bound.verdict
+    assert "the promise is broken" in bound.verdict
+    assert Refitting.fresh_noise
 
 
 # ------------------------------------------------------------------------------------------------------------ the game
@@ -260,13 +282,17 @@ def test_a_killed_audit_goes_on_from_what_was_kept(tmp_path: Path) -> None:
     assert again.seeds == []
 
 
-def test_fits_of_another_audit_are_not_taken(tmp_path: Path) -> None:
+def test_fits_of_another_audit_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small().compute(given(Noting(), store=tmp_path))
     for other, rows, state in ((Noting(), 40, 0), (Noting(), 50, 1)):
         small(rows=rows).compute(given(other, store=tmp_path, state=state))
         assert len(other.seeds) == 2 * FEWEST_FITS
     small().compute(given(Answering(1.0), store=tmp_path))
     assert len(list(tmp_path.iterdir())) == 4
+    monkeypatch.setattr("tabveil.__version__", "another")
+    other = Noting()
+    small().compute(given(other, store=tmp_path))
+    assert len(other.seeds) == 2 * FEWEST_FITS
 
 
 def test_what_is_kept_has_no_cell(tmp_path: Path) -> None:
