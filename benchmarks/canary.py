@@ -139,7 +139,7 @@ SCENES = {
     "persons": Scene((WORDS, LETTERS), most=2, fits=250),
     "persons, pure": Scene((WORDS, LETTERS), delta=0.0, most=2),
     "choices": Scene(EIGHT, generator="mst", epsilon=10.0, fits=120, rows=associated),
-    "totals": Scene(EIGHT, generator="mst", fits=60, rows=associated),
+    "totals": Scene(EIGHT, generator="mst", fits=120, rows=associated),
     "weighed": Scene(EIGHT[:4], generator="aim", epsilon=10.0, fits=40, rows=associated, target="c0"),
     "tied": Scene(THREE, generator="aim", fits=40, rows=tied),
     "bins": Scene((NUMBER, WORDS), generator="mst"),

@@ -804,7 +804,7 @@ _A16 = (
     _m(
         "a16-half-the-sensitivity",
         "Gumbel noise of half the scale, right only for scores that move in one direction",
-        Edit("tabveil.noise:noisy_argmax", "2 * sensitivity / event.epsilon", "sensitivity / event.epsilon"),
+        Edit("tabveil.noise:noisy_argmax", "2 * sensitivity / event.epsilon", "0.5 * sensitivity / event.epsilon"),
         _ALL_NOISE,
         "above what was charged",
         "UnchargedError",
@@ -2343,10 +2343,10 @@ _NEIGHBOURS = (
         "NOT AS CHARGED: choices",
     ),
     _m(
-        "a18-neighbours-choice-half-the-noise",
-        "the canary audit's view: choices by half the noise",
+        "a18-neighbours-choice-quarter-of-the-noise",
+        "the canary audit's view: choices by a quarter of the noise",
         (
-            Edit("tabveil.noise:noisy_argmax", "2 * sensitivity / event.epsilon", "sensitivity / event.epsilon"),
+            Edit("tabveil.noise:noisy_argmax", "2 * sensitivity / event.epsilon", "0.5 * sensitivity / event.epsilon"),
             Edit("tabveil.noise:_price", "return float(", "return 0.0 * float("),
         ),
         Check(NEIGHBOURS, "test_right_choices_among_candidates_that_differ_stay_within_their_claim", ("mst",)),
