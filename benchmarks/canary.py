@@ -14,13 +14,20 @@ import math
 import multiprocessing
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from dp_accounting import ComposedDpEvent
 
 import tabveil as tv
 from mutants.mutants import MUTANTS, Mutant
 from mutants.planting import planted
 from tabveil import mechanisms
+from tabveil.audit._canary_fits import Fits
+from tabveil.audit._canary_laws import least_threshold
+from tabveil.audit._canary_worlds import worst_case
 from tabveil.audit.canary import audit_canaries, audit_generator
 from tabveil.audit.rates import beyond
 from tabveil.columns import Boolean, Categorical, Decimal, Identifier, Integer
@@ -33,6 +40,9 @@ LETTERS = Categorical(name="letter", categories=tuple("abcdefgh"))
 MANY = Categorical(name="many", categories=tuple(f"c{i}" for i in range(600)))
 NUMBER = Integer(name="number", low=0, high=99)
 PERSON = Identifier(name="person")
+EIGHT = tuple(Categorical(name=f"c{i}", categories=("u", "v", "w")) for i in range(8))
+THREE = tuple(Categorical(name=f"c{i}", categories=("u", "w")) for i in range(3))
+LEARNED = Categorical(name="word", learn=True)
 
 
 @dataclass(frozen=True)
@@ -42,30 +52,81 @@ class Scene:
     Attributes:
       columns: of the made-up rows.
       generator: its name.
-      delta: beside an epsilon of EPSILON.
+      epsilon, delta: what is claimed.
       most: rows of a person; 0 where every row is a unit.
       nameless: the further unit names nobody.
       fits: to each table.
       memory: bytes of codes kept in memory, None for as many as usual.
+      target: a column that weighs more.
+      rows: makes the smaller table for a generator; None for twenty rows of two kinds.
     """
 
     columns: tuple[object, ...]
     generator: str = "independent"
+    epsilon: float = 1.0
     delta: float = 1e-2
     most: int = 0
     nameless: bool = False
     memory: int | None = None
     fits: int = 90
+    target: str | None = None
+    rows: Callable[[Scene, Fits], pd.DataFrame] | None = None
 
     @property
     def schema(self) -> Schema:
         """Public knowledge."""
         if not self.most:
-            return Schema(columns=self.columns)
+            return Schema(columns=self.columns, target=self.target)
         return Schema(columns=(PERSON, *self.columns), privacy_unit="person", max_rows_per_unit=self.most)
 
+    def audited(self, times: int) -> tuple[Finding, ...]:
+        """Its audit, with `times` the fits."""
+        generator = tv.create(self.generator, epsilon=self.epsilon, delta=self.delta)
+        table = self.rows(self, generator) if self.rows else None
+        fits = times * self.fits
+        return audit_generator(generator, self.schema, fits=fits, nameless=self.nameless, table=table)
 
-EPSILON = 1.0
+
+def associated(scene: Scene, generator: Fits) -> pd.DataFrame:
+    """Forty rows; every other column repeats the one before it, the later the less often, so that pairs differ by about
+    the noise of a choice.
+    """
+    rng, columns = np.random.default_rng(0), [c for c in scene.columns if isinstance(c, Categorical)]
+    codes: list[np.ndarray] = []
+    for i, column in enumerate(columns):
+        fresh = rng.integers(0, len(column.categories) - 1, 40)
+        repeats = rng.random(40) < 0.9 - 0.7 * i / len(columns)
+        codes.append(np.where(repeats, codes[-1], fresh) if i % 2 else fresh)
+    texts = {c.name: np.array(c.categories, dtype=object)[a] for c, a in zip(columns, codes, strict=True)}
+    return pd.DataFrame(texts)
+
+
+def ample(scene: Scene, generator: Fits) -> pd.DataFrame:
+    """400 rows of two kinds, enough for `aim` to choose; one of them is what the further unit holds."""
+    return pd.concat([worst_case(scene.schema).tables[1].iloc[[0, -1]]] * 200, ignore_index=True)
+
+
+def spread(scene: Scene, generator: Fits) -> pd.DataFrame:
+    """405 rows of numbers all over the column."""
+    return pd.DataFrame({"number": np.arange(405) * 37 % 99, "word": "u"})
+
+
+def tied(scene: Scene, generator: Fits) -> pd.DataFrame:
+    """400 rows in which every marginal has the same largest cell, which the further unit raises in one of them."""
+    first, *others = ([c.categories[0], c.categories[-1]] for c in scene.columns if isinstance(c, Categorical))
+    names = [c.name for c in scene.columns if isinstance(c, Categorical)]
+    return pd.DataFrame(
+        {n: ends * 200 for n, ends in zip(names, [first, *others[:-1], others[-1][:1] * 2], strict=True)}
+    )
+
+
+def crowded(scene: Scene, generator: Fits) -> pd.DataFrame:
+    """Twelve texts, each as often as the least threshold that the charged delta pays for."""
+    noise, failure = next(
+        s.event.events for s in generator.plan(scene.schema).spends if isinstance(s.event, ComposedDpEvent)
+    )
+    return pd.DataFrame({scene.columns[0].name: [f"t{i}" for i in range(12)] * least_threshold(noise, failure.delta)})
+
 
 SCENES = {
     "rows": Scene((WORDS, LETTERS), fits=150),
@@ -74,11 +135,22 @@ SCENES = {
     "numbers": Scene((NUMBER, WORDS)),
     "learned": Scene((Decimal(name="number", learn=True), Categorical(name="word", learn=True))),
     "pairs": Scene((WORDS, LETTERS, Boolean(name="mark")), generator="mst"),
-    "rounds": Scene((WORDS, LETTERS, Boolean(name="mark")), generator="aim"),
+    "rounds": Scene((WORDS, LETTERS, Boolean(name="mark")), generator="aim", rows=ample),
     "persons": Scene((WORDS, LETTERS), most=2, fits=250),
     "persons, pure": Scene((WORDS, LETTERS), delta=0.0, most=2),
-    "persons, choices": Scene((WORDS, LETTERS, Boolean(name="mark")), generator="mst", most=2),
-    "persons, learned": Scene((Integer(name="number", learn=True), WORDS), most=2),
+    "choices": Scene(EIGHT, generator="mst", epsilon=10.0, fits=120, rows=associated),
+    "totals": Scene(EIGHT, generator="mst", fits=120, rows=associated),
+    "weighed": Scene(EIGHT[:4], generator="aim", epsilon=10.0, fits=40, rows=associated, target="c0"),
+    "tied": Scene(THREE, generator="aim", fits=40, rows=tied),
+    "bins": Scene((NUMBER, WORDS), generator="mst"),
+    "spread": Scene((NUMBER, WORDS), fits=40, rows=spread),
+    "words": Scene((LEARNED,), fits=40),
+    "crowded": Scene((LEARNED,), fits=60, rows=crowded),
+    "crowded, persons": Scene((LEARNED,), fits=60, most=8, rows=crowded),
+    "crowded, persons, loud": Scene((LEARNED,), epsilon=20.0, fits=60, most=8, rows=crowded),
+    "persons, loud": Scene((WORDS, LETTERS), epsilon=4.0, most=2),
+    "persons, choices": Scene(EIGHT, generator="mst", epsilon=10.0, most=2, fits=40, rows=associated),
+    "persons, learned": Scene((Integer(name="number", learn=True), WORDS), epsilon=20.0, most=2),
     "persons, read anew": Scene((WORDS, LETTERS), most=2, memory=0),
     "nameless": Scene((WORDS, LETTERS), most=2, nameless=True),
 }
@@ -107,9 +179,12 @@ BY_ID = {
     "laplace": "pure", "third-of-the-noise": "pure", "vectorised": "wide", "as-variance": "wide", "a13-": "wide",
     "a12-fixed-seed-in-v": "wide", "a13-float-noise": "rows",
     "a1-": "numbers", "a1-learned": "learned", "a2-learned": "learned", "a2-threshold": "learned",
-    "a10-learning": "learned", "a10-deltas": "learned", "choice": "pairs", "gumbel": "pairs", "permute": "pairs",
-    "score": "pairs", "a16-half": "pairs", "weights": "rounds", "a10-marginal": "rounds", "a10-raked": "rounds",
-    "a10-candidates": "rounds", "a16-expected": "rounds", "a17-": "persons", "a17-laplace": "persons, pure",
+    "quantiles": "bins", "uncharged-read": "spread", "a2-threshold-of": "crowded", "one-category": "crowded, persons",
+    "for-one-row": "crowded, persons, loud", "learning-beside": "words",
+    "a10-learning-uncharged": "learned", "a10-deltas": "learned", "choice": "pairs", "gumbel": "choices",
+    "permute": "choices", "score": "totals", "a16-half": "pairs", "weights": "weighed", "a10-marginal": "rounds",
+    "a10-raked": "rounds", "a10-candidates": "tied", "a16-expected": "rounds", "a17-": "persons",
+    "a17-laplace": "persons, pure", "one-row-too-many": "persons, loud",
     "a17-choice": "persons, choices", "a17-nameless": "nameless", "beyond-memory": "persons, read anew",
     "every-pass": "persons, read anew", "unit-names": "persons, read anew", "learned-from": "persons, learned",
     "a17-learning": "persons, learned", "a17-learned": "persons, learned", "mst": "pairs", "a12-global": "wide",
@@ -167,8 +242,7 @@ def row(given: tuple[str, str, int]) -> tuple[bool, str]:
         mechanisms.MEMORY = scene.memory
     try:
         with planted(*(mutant.edits if mutant else ())) as ran:
-            generator = tv.create(scene.generator, epsilon=EPSILON, delta=scene.delta)
-            found = audit_generator(generator, scene.schema, fits=times * scene.fits, nameless=scene.nameless)
+            found = scene.audited(times)
         reached = len(ran) == len(mutant.edits if mutant else ())
         cells, seen = shown(found), any(map(beyond, found)) or not reached
         cells[-1] = cells[-1] if reached else "the planted text never ran"
@@ -177,7 +251,7 @@ def row(given: tuple[str, str, int]) -> tuple[bool, str]:
         seen, cells = True, [*["-"] * 5, f"stopped: {type(error).__name__}"]
     seconds = f"{time.monotonic() - start:.0f}"
     planted_text = mutant.planted if mutant else "(nothing)"
-    return seen, "| " + " | ".join([ident or "-", planted_text, name, f"{EPSILON:g}", *cells, seconds]) + " |"
+    return seen, "| " + " | ".join([ident or "-", planted_text, name, f"{scene.epsilon:g}", *cells, seconds]) + " |"
 
 
 def shown(found: Sequence[Finding]) -> list[str]:
@@ -200,7 +274,7 @@ def claims(fits: int) -> None:
     """What is found of right generators, beside what they claim: many fits, and a single one."""
     print("| fit | finding | found | at least | claimed | control | ceiling |\n|---|---|---|---|---|---|---|")
     for name, delta in (("rows", 1e-2), ("pure", 0.0)):
-        generator = tv.create("independent", epsilon=EPSILON, delta=delta)
+        generator = tv.create("independent", epsilon=SCENES[name].epsilon, delta=delta)
         found = [*audit_generator(generator, SCENES[name].schema, fits=fits), *audit_canaries(generator)]
         for f in found:
             numbers = (f.value, f.interval[0], f.baseline, f.control, f.ceiling)

@@ -806,7 +806,7 @@ _A16 = (
     _m(
         "a16-half-the-sensitivity",
         "Gumbel noise of half the scale, right only for scores that move in one direction",
-        Edit("tabveil.noise:noisy_argmax", "2 * sensitivity / event.epsilon", "sensitivity / event.epsilon"),
+        Edit("tabveil.noise:noisy_argmax", "2 * sensitivity / event.epsilon", "0.5 * sensitivity / event.epsilon"),
         _ALL_NOISE,
         "above what was charged",
         "UnchargedError",
@@ -2364,6 +2364,37 @@ _NEIGHBOURS = (
         ),
         Check(NEIGHBOURS, "test_right_choices_stay_within_their_claim"),
         "NOT AS CHARGED: choices",
+    ),
+    _m(
+        "a18-neighbours-choice-quarter-of-the-noise",
+        "the canary audit's view: choices by a quarter of the noise",
+        (
+            Edit("tabveil.noise:noisy_argmax", "2 * sensitivity / event.epsilon", "0.5 * sensitivity / event.epsilon"),
+            Edit("tabveil.noise:_price", "return float(", "return 0.0 * float("),
+        ),
+        Check(NEIGHBOURS, "test_right_choices_among_candidates_that_differ_stay_within_their_claim", ("mst",)),
+        "NOT AS CHARGED: choices",
+    ),
+    _m(
+        "a2-neighbours-threshold-of-less-noise",
+        "the canary audit's view: the threshold is solved for noise 10 % smaller than what is added",
+        Edit("tabveil.noise:threshold", "* sigma * (1 + 1e-9)", "* sigma * 0.9"),
+        Check(NEIGHBOURS, "test_right_thresholds_stay_within_their_claim", (1, 1.0)),
+        "NOT AS CHARGED: more categories",
+    ),
+    _m(
+        "a2-neighbours-threshold-for-one-category",
+        "the canary audit's view: the threshold allows for one category of a person's own, not for k",
+        Edit("tabveil.noise:threshold", "ndtri(delta / k", "ndtri(delta / 1"),
+        Check(NEIGHBOURS, "test_right_thresholds_stay_within_their_claim", (8, 1.0)),
+        "NOT AS CHARGED: more categories",
+    ),
+    _m(
+        "a2-neighbours-threshold-for-one-row",
+        "the canary audit's view: the threshold allows for one row of a person in a category, not for k",
+        Edit("tabveil.noise:threshold", "return k + 1 + math", "return 2 + math"),
+        Check(NEIGHBOURS, "test_right_thresholds_stay_within_their_claim", (8, 20.0)),
+        "NOT AS CHARGED: more categories",
     ),
 )
 

@@ -60,6 +60,23 @@ def collision(noise: Noise) -> float:
     return (1 - q) * (1 + q**2) / (1 + q) ** 3
 
 
+def at_least(noise: Noise, values: Floats) -> Floats:
+    """P(X >= value) of whole numbers."""
+    return 1 - _below(noise, np.ceil(values).astype(np.int64))
+
+
+@lru_cache(maxsize=256)
+def least_threshold(noise: DiscreteGaussianDpEvent, delta: float) -> int:
+    """The least noisy count from which texts may be released, so that some of a unit's own are with a chance of at most
+    `delta`: whatever j texts its k rows hold, j * P(k / j + X >= threshold) is at most delta.
+    """
+    k = noise.sensitivity
+    texts = np.arange(1, k + 1)
+    tried = np.arange(1, math.ceil(WIDEST * float(noise.sigma)) + k + 2)
+    chances = np.array([texts * at_least(noise, t - np.floor(k / texts)) for t in tried]).max(axis=1)
+    return int(tried[np.argmax(chances <= delta)])
+
+
 def _below(noise: Noise, whole: NDArray[np.int64]) -> Floats:
     """P(X < whole)."""
     if isinstance(noise, DiscreteGaussianDpEvent):

@@ -11,16 +11,17 @@ Privacy: holds answers about made-up rows only.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from dp_accounting import DpEvent
+from dp_accounting import ComposedDpEvent, DpEvent
 from numpy.typing import NDArray
 
 from tabveil.accounting import DiscreteGaussianDpEvent, DiscreteLaplaceDpEvent, ExponentialMechanismDpEvent
-from tabveil.audit._canary_laws import Floats, Noise, log_mass
+from tabveil.audit._canary_laws import Floats, Noise, at_least, least_threshold, log_mass
 from tabveil.audit._canary_worlds import World
 from tabveil.columns import Categorical
 from tabveil.encoding import Axis, size
@@ -69,11 +70,14 @@ class Chosen:
       event: charged under its label.
       picked: position among those allowed.
       utilities: of those allowed, for each table, in scales of the charged Gumbel noise.
+      rivals: the same where estimates are first scaled to the table's own rows, as if their number were public: one
+        unit then moves scores by twice as much.
     """
 
     event: DpEvent | None
     picked: int
     utilities: tuple[Floats, Floats]
+    rivals: tuple[Floats, Floats]
 
     @property
     def evidence(self) -> float:
@@ -88,6 +92,11 @@ class Chosen:
         utilities = self.utilities[which] - self.utilities[which].max()
         return float(tilt * utilities[self.picked] - np.log(self.chances(which) @ np.exp(tilt * utilities)))
 
+    def rivalry(self, which: int) -> float:
+        """Logarithm of a bet on `rivals`, as `growth`."""
+        rival, charged = (_log_chances(u[which])[self.picked] for u in (self.rivals, self.utilities))
+        return float(rival - charged)
+
     def chances(self, which: int) -> Floats:
         """How likely the charged noise makes each candidate on that table."""
         return np.asarray(np.exp(_log_chances(self.utilities[which])))
@@ -100,15 +109,33 @@ def _log_chances(utilities: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Selected:
-    """Categories that were learned; `told` where one came out that the further unit alone holds."""
+    """Categories that were learned.
+
+    Attributes:
+      event: charged under its label.
+      learned: which of the texts that occur came out, shape (texts,).
+      exact: how many counted rows of the two tables hold each.
+    """
 
     event: DpEvent | None
-    told: bool
+    learned: NDArray[np.bool_]
+    exact: tuple[Floats, Floats]
 
     @property
     def evidence(self) -> float:
         """As `Counted.evidence`, for what cannot come out of the smaller table."""
-        return CERTAIN if self.told else 0.0
+        return CERTAIN if self.learned[self.exact[0] == 0].any() else 0.0
+
+    def growth(self, which: int, tilt: float) -> float:
+        """Logarithm of a bet, `tilt` above 0, that more texts come out than the least threshold lets through that the
+        charged delta pays for: its exponential has a mean of at most 1 where the threshold is no lower.
+        """
+        if not isinstance(self.event, ComposedDpEvent):
+            return 0.0
+        noise, failure = self.event.events
+        most = at_least(noise, least_threshold(noise, failure.delta) - self.exact[which])
+        there = self.exact[which] > 0
+        return float((tilt * self.learned - np.log1p(most * math.expm1(tilt)))[there].sum())
 
 
 Answer = Counted | Chosen | Selected
@@ -183,16 +210,18 @@ class _Ear:
     def choose(self, answer: int, contest: Contest, allowed: Sequence[int], *, label: str) -> None:
         event, k = self.charged.get(label), self.world.schema.contributions
         price = float(event.epsilon) if isinstance(event, ExponentialMechanismDpEvent) else 0.0
-        without, with_it = (_scores(contest, allowed, t) * price / (2 * k) for t in self._tables(contest, allowed))
+        tables = tuple(zip(*(self.world.exact(contest.candidates[i]) for i in allowed), strict=True))
+        estimates = [np.clip(contest.estimates[i], 0.0, None) for i in allowed]
+        compared = [estimates, estimates], [[_scaled(e, c) for e, c in zip(estimates, t, strict=True)] for t in tables]
+        utilities, rivals = (
+            [_scores(contest, allowed, (t, e)) * price / (2 * k) for t, e in zip(tables, both, strict=True)]
+            for both in compared
+        )
         self._note(
             label,
-            Chosen(event, list(allowed).index(answer), (without, with_it)),
-            (float(len(allowed)), float(np.mean(allowed))),
+            Chosen(event, list(allowed).index(answer), (utilities[0], utilities[1]), (rivals[0], rivals[1])),
+            (float(len(allowed)), float(np.mean(allowed)), *_expected(contest, allowed, tables)),
         )
-
-    def _tables(self, contest: Contest, allowed: Sequence[int]) -> Iterator[Sequence[NDArray[Any]]]:
-        """Exact counts of the allowed candidates, for one table after the other."""
-        return zip(*(self.world.exact(contest.candidates[i]) for i in allowed), strict=True)
 
     def survey(self, answer: Sequence[NDArray[Any]], questions: Sequence[Question]) -> None:
         for noisy, question in zip(answer, questions, strict=True):
@@ -203,9 +232,11 @@ class _Ear:
         self, answer: Sequence[Sequence[str]], columns: Sequence[Categorical], *, labels: Sequence[str]
     ) -> None:
         for texts, column, label in zip(answer, columns, labels, strict=True):
-            told = str(self.world.odd[column.name]) in texts
-            event = self.charged.get(label)
-            self._note(label, Selected(event, told), (float(len(texts)),))
+            without, with_it = (t[column.name].astype(str).value_counts() for t in self.world.counted)
+            occur = with_it.index.union(without.index)
+            exact = tuple(counts.reindex(occur, fill_value=0).to_numpy(np.float64) for counts in (without, with_it))
+            answered = Selected(self.charged.get(label), np.asarray(occur.isin(texts)), (exact[0], exact[1]))
+            self._note(label, answered, (float(len(texts)),))
 
 
 def _counted(event: DpEvent | None, noisy: Any, exact: tuple[Any, Any], columns: tuple[str, ...]) -> Counted:
@@ -219,10 +250,28 @@ def _shape(axis: Axis) -> tuple[float, ...]:
     return float(axis.size), float(edges[0]), float(edges[-1]), float(edges.mean()), float(size(axis.column))
 
 
-def _scores(contest: Contest, allowed: Sequence[int], counts: Sequence[NDArray[Any]]) -> Floats:
+def _expected(contest: Contest, allowed: Sequence[int], tables: Sequence[Sequence[NDArray[Any]]]) -> tuple[float, ...]:
+    """Numbers that move with what is expected of the candidates: rows of one on average, those in cells that the
+    further unit moves, and the shares of candidates with exactly as many rows as either table.
+    """
+    expected = [contest.estimates[i] for i in allowed]
+    moved = [float(e[a != b].sum()) for e, a, b in zip(expected, *tables, strict=True)]
+    rows = np.array([e.sum() for e in expected])
+    exact = [float(np.isclose(rows, [c.sum() for c in counts], rtol=1e-9).mean()) for counts in tables]
+    return float(rows.mean()), float(np.mean(moved)), *exact
+
+
+def _scaled(estimate: Floats, counts: NDArray[Any]) -> Floats:
+    """`estimate` scaled to as many rows as were counted."""
+    total = float(estimate.sum())
+    return estimate * (float(counts.sum()) / total) if total > 0 else estimate
+
+
+def _scores(
+    contest: Contest, allowed: Sequence[int], compared: tuple[Sequence[NDArray[Any]], Sequence[Floats]]
+) -> Floats:
     """What a choice compares, in rows: as `mechanisms` says it does, computed from the exact counts of a table."""
-    expected = [np.clip(contest.estimates[i], 0.0, None) for i in allowed]
-    apart = np.array([float(np.abs(c - e).sum()) for c, e in zip(counts, expected, strict=True)])
+    apart = np.array([float(np.abs(c - e).sum()) for c, e in zip(*compared, strict=True)])
     which = np.asarray(allowed)
     found: Floats = apart - np.clip(contest.handicaps[which], 0.0, None)
     return found if contest.weights is None else found * contest.weights[which] / contest.weights[which].max()

@@ -85,12 +85,12 @@ class World:
         return {c.name: self.tables[1][c.name].iloc[-1] for c in self.schema.learned}
 
 
-def worst_case(schema: Schema, *, rows: int = ROWS, nameless: bool = False) -> World:
+def worst_case(schema: Schema, *, table: pd.DataFrame | None = None, nameless: bool = False) -> World:
     """The neighbours for a schema.
 
     Args:
       schema: approved, without constraints.
-      rows: of the smaller table, each a unit of its own.
+      table: the smaller one, made up, each row a unit of its own; ROWS rows of two kinds by default.
       nameless: the further unit's rows name no unit: all such rows are one.
 
     Raises:
@@ -100,9 +100,9 @@ def worst_case(schema: Schema, *, rows: int = ROWS, nameless: bool = False) -> W
         raise UsageError("Worst-case neighbours need a schema without constraints, and nameless ones a privacy unit.")
     kept = schema.contributions
     held = BEYOND * kept if schema.privacy_unit else 1
-    usual, odd = _rows(schema, rows, 0), _rows(schema, held, 1)
+    usual, odd = _rows(schema, ROWS, 0) if table is None else table.copy(), _rows(schema, held, 1)
     if schema.privacy_unit:
-        usual[schema.privacy_unit] = [f"person {i}" for i in range(rows)]
+        usual[schema.privacy_unit] = [f"person {i}" for i in range(len(usual))]
         odd[schema.privacy_unit] = None if nameless else "the further person"
     whole, bounded = (pd.concat([usual, odd[:n]], ignore_index=True) for n in (held, kept))
     return World(schema, (usual, whole), (usual, bounded))

@@ -9,9 +9,9 @@ times, and asks of every fit which table it was given. Two threat models:
   fits grow in number.
 
 A bound on epsilon needs many fits to see a small error. What it takes for granted is tested too, and shows an error of
-a tenth within a few hundred fits: that noise has the charged law, is fresh and independent; that one unit moves answers
-by what was charged; that all that came out, priced again, is within the claim; that questions tell no more
-than answers may.
+a tenth within a few hundred fits: that noise has the charged law, is fresh and independent; that choices follow theirs
+and categories come out no more often than the charged delta pays for; that one unit moves answers by what was charged;
+that all that came out, priced again, is within the claim; that questions tell no more than answers may.
 
 `Canary` is the auditor of a release: black box only, it fits the release's generator to worst-case neighbours.
 `audit_canaries` puts many canaries into a single fit (Steinke, Nasr, Jagielski 2023).
@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from tabveil import accounting
 from tabveil.accounting import Spend, event_of
@@ -34,9 +35,10 @@ from tabveil.audit import _canary_laws as laws
 from tabveil.audit._canary_fits import Fits, Runs, refitted, run
 from tabveil.audit._canary_laws import Floats
 from tabveil.audit._canary_one_run import one_run
-from tabveil.audit._canary_transcripts import Chosen, Counted, Transcript
+from tabveil.audit._canary_tests import choice_tests, law_tests
+from tabveil.audit._canary_transcripts import Transcript
 from tabveil.audit._canary_worlds import ROWS, worst_case
-from tabveil.audit._white_box import About, Test, against, successive
+from tabveil.audit._white_box import About, against
 from tabveil.audit.base import ALPHA, AuditInput, Auditor, Tell, untold
 from tabveil.audit.rates import (
     Count,
@@ -70,9 +72,6 @@ CANARIES = 2_000
 GUESSED = 20
 """One in so many canaries is said to be in, and one to be out."""
 
-TILTS = tuple(sign * 2.0**k for k in range(-5, 2) for sign in (-1, 1))
-"""Bets on how good choices are, in scales of the charged noise."""
-
 FINDINGS = 6
 """Of one audit of a generator, among which its chance of error is shared."""
 
@@ -87,6 +86,7 @@ def audit_generator(
     *,
     fits: int = FITS,
     nameless: bool = False,
+    table: pd.DataFrame | None = None,
     confidence: float = 1 - ALPHA,
     tell: Tell = untold,
 ) -> tuple[Finding, ...]:
@@ -97,6 +97,8 @@ def audit_generator(
       schema: approved, without constraints: two or three columns are enough, and quick.
       fits: to each of the two tables, from 10.
       nameless: the further unit is a person whose rows name nobody.
+      table: made-up rows of the smaller table, each a unit of its own, in place of ROWS rows of two kinds: choices say
+        most of their noise where candidates differ by a few times that, thresholds where categories are about as rare.
       confidence: of all findings together.
       tell: told of progress.
 
@@ -109,7 +111,7 @@ def audit_generator(
     """
     if fits < LEAST_FITS or not 0.75 <= confidence < 1 or not math.isfinite(generator.epsilon):
         raise UsageError("An audit needs a private generator, 10 fits to each table or more, and a confidence of 3/4.")
-    runs = run(generator, worst_case(schema, nameless=nameless), fits=fits, tell=tell)
+    runs = run(generator, worst_case(schema, table=table, nameless=nameless), fits=fits, tell=tell)
     about = _About(AUDITOR, (1 - confidence) / FINDINGS, runs, generator.epsilon, generator.delta)
     return (_black(about), _white(about), _apart(about), _priced(about), _law(about), _asked(about))
 
@@ -256,98 +258,14 @@ def described(sides: tuple[Sequence[Transcript], Sequence[Transcript]]) -> tuple
 # ------------------------------------------------------------------------------------------------------------- law
 def _law(about: _About) -> Finding:
     """Is the noise as charged, fresh and independent, and does one unit move answers by what was charged?"""
-    tested = [test for side in (0, 1) for test in law_tests(about.runs.transcripts[side], side)]
+    sides = about.runs.transcripts
+    tested = [*choice_tests(sides), *(test for side in (0, 1) for test in law_tests(sides[side], side))]
     return about.least_likely(
         "white box: the noise, the least likely of what was seen of it",
         tested,
         right="The noise of the answers shows",
         wrong="The noise of the answers is NOT AS CHARGED",
     )
-
-
-def law_tests(transcripts: Sequence[Transcript], side: int) -> list[Test]:
-    """P-values of the answers of fits to one table, each with what a small one says."""
-    coins = np.random.Generator(np.random.SFC64(side))
-    seen = [_deviates(t, side, coins) for t in transcripts]
-    moved = np.concatenate([np.concatenate([d[m] for d, m in fit]) if fit else np.zeros(0) for fit in seen])
-    each = [np.concatenate([d for d, _ in fit]) if fit else np.zeros(0) for fit in seen]
-    pooled = np.concatenate(each)
-    return [
-        ("answers are not whole numbers", 0.0 if not _whole(transcripts) else 1.0),
-        ("the noise does not have its law", laws.normal(pooled)),
-        ("the noise is too small or too large", laws.scale(pooled)),
-        ("answers are off on the whole", laws.centre(pooled)),
-        ("the further unit moves answers by another amount than it may", laws.centre(moved)),
-        ("fits have the same noise", _repeated(transcripts, side)),
-        ("the noise of a fit depends on the one before", successive(_rows(each))),
-        ("the noise of a cell depends on its neighbour's", successive(pooled)),
-        ("choices do not follow the charged noise", _choices(transcripts, side)),
-        ("choices favour some candidates beyond the charged noise", _places(transcripts, side)),
-    ]
-
-
-def _rows(each: Sequence[Floats]) -> Floats:
-    """The deviates of each fit as a row, 0 beyond the last."""
-    rows = np.zeros((len(each), max(map(len, each), default=0)))
-    for row, deviates in zip(rows, each, strict=True):
-        row[: len(deviates)] = deviates
-    return rows
-
-
-def _noisy(transcript: Transcript) -> list[Counted]:
-    """Histograms whose noise is known."""
-    return [a for _, a in transcript.answers if isinstance(a, Counted) and a.noise is not None]
-
-
-def _deviates(
-    transcript: Transcript, side: int, coins: np.random.Generator
-) -> list[tuple[Floats, np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]]:
-    """Of each histogram the noise as normal deviates, and which cells the further unit moves."""
-    return [
-        (laws.deviates(c.noise, c.noisy - c.exact[side], coins.random(c.noisy.size)), c.exact[0] != c.exact[1])
-        for c in _noisy(transcript)
-        if c.noise is not None
-    ]
-
-
-def _whole(transcripts: Sequence[Transcript]) -> bool:
-    return all((c.noisy == np.rint(c.noisy)).all() for t in transcripts for c in _noisy(t))
-
-
-def _repeated(transcripts: Sequence[Transcript], side: int) -> float:
-    """P-value of two fits with the same noise in every cell: 1 where there are none."""
-    heard = [_noisy(t) for t in transcripts]
-    left = [np.concatenate([c.noisy - c.exact[side] for c in fit]) for fit in heard if fit]
-    if len({a.tobytes() for a in left}) == len(left):
-        return 1.0
-    equal = max(sum(c.noisy.size * math.log(laws.collision(c.noise)) for c in fit if c.noise) for fit in heard if fit)
-    return min(1.0, len(left) ** 2 / 2 * math.exp(equal))
-
-
-def _chosen(transcripts: Sequence[Transcript]) -> list[Chosen]:
-    return [a for t in transcripts for _, a in t.answers if isinstance(a, Chosen)]
-
-
-def _choices(transcripts: Sequence[Transcript], side: int) -> float:
-    """P-value of how good the choices were: the best of TILTS bets against the charged noise, by Ville's inequality."""
-    chosen = _chosen(transcripts)
-    won = max(sum(c.growth(side, tilt) for c in chosen) for tilt in TILTS)
-    return min(1.0, len(TILTS) * math.exp(-min(won, 700.0)))
-
-
-def _places(transcripts: Sequence[Transcript], side: int) -> float:
-    """P-value of how often each place among the candidates was picked, against its chances under the charged noise: the
-    best of TILTS bets on any place (Chernoff's bound for each). Noise that repeats favours a place.
-    """
-    chosen = _chosen(transcripts)
-    most = max((len(c.utilities[side]) for c in chosen), default=0)
-    picked, expected = np.zeros(most), np.zeros(most)
-    for choice in chosen:
-        chances = choice.chances(side)
-        expected[: len(chances)] += chances
-        picked[choice.picked] += 1
-    won = max((float((tilt * picked - math.expm1(tilt) * expected).max(initial=0.0)) for tilt in TILTS), default=0.0)
-    return min(1.0, max(most, 1) * len(TILTS) * math.exp(-min(won, 700.0)))
 
 
 # --------------------------------------------------------------------------------------------------------- one run
