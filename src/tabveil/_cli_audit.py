@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +15,7 @@ import typer
 
 from tabveil._cli_output import answer, columns, progress, tell
 from tabveil._cli_schema import Json
-from tabveil.records import readable
+from tabveil.records import readable, without_asides
 
 if TYPE_CHECKING:
     from tabveil.auditing import Audited
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 
 PARTS = ".parts"
 """Added to the answer's name for the folder of what is done so far."""
-
-ASIDE = re.compile(r" \((?!epsilon)[^()]*\)")
-"""What a finding's name says in brackets: the file has it, a line has no room for it."""
 
 
 def audit(
@@ -119,7 +115,7 @@ def _findings(findings: Sequence[Finding]) -> str:
     head = ("INTERNAL: read real rows", "result", "interval", "baseline", "control", "ceiling", "shown")
     rows = [
         (
-            f"{f.auditor}: {ASIDE.sub('', f.name)}",
+            f"{f.auditor}: {without_asides(f.name)}",
             f"{f.value:.3f}",
             f"{f.interval[0]:.3f} to {f.interval[1]:.3f}",
             *(f"{v:.3f}" for v in (f.baseline, f.control, f.ceiling)),

@@ -2,9 +2,10 @@
 
 Histograms get discrete Gaussian or discrete Laplace noise, choices Gumbel noise, sums over samples rounded Gaussians.
 
-Privacy: every draw takes the event that was charged for it, asks OpenDP for its own price of what is drawn, and refuses
-where that is above the charge. Entropy is the operating system's; a test may seed it, and what is then made says NOT A
-RELEASE (trap A12).
+Privacy: histograms and choices take the event that was charged for them. What OpenDP draws is refused where its own
+price of it is above the charge; what `samplers` draws (long histograms, and all under a test's seed) has a spread of at
+least the charged one, and no second opinion. Sums are given their deviation by `mechanisms`, which checks the event.
+Entropy is the operating system's; a test may seed it, and what is then made says NOT A RELEASE (trap A12).
 """
 
 from __future__ import annotations

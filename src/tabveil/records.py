@@ -10,9 +10,12 @@ import dataclasses
 import decimal
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
+
+_ASIDE = re.compile(r" \((?!epsilon)[^()]*\)")
 
 RELATION = "add_or_remove_one"
 """The one neighbouring relation of the SDK: tables differ by adding or removing one unit (Dwork & Roth 2014, 2.3)."""
@@ -87,6 +90,12 @@ def most_recognised(epsilon: float, delta: float, false_alarms: float) -> float:
         return 1.0
     other = 1 - math.exp(-epsilon) * (1 - delta - false_alarms)
     return min(1.0, math.exp(min(epsilon, 700.0)) * false_alarms + delta, max(other, false_alarms))
+
+
+def without_asides(name: str) -> str:
+    """A finding's name without what it says in brackets, but for epsilons, and for names of columns, in quotes."""
+    parts = name.split("'")
+    return "'".join(part if at % 2 else _ASIDE.sub("", part) for at, part in enumerate(parts))
 
 
 def readable(value: float) -> str:

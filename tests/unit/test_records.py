@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tabveil.records import RELATION, Finding, MarginalChart, PrivacyStatement, Record, Score, rounded_up
+from tabveil.records import (
+    RELATION,
+    Finding,
+    MarginalChart,
+    PrivacyStatement,
+    Record,
+    Score,
+    rounded_up,
+    without_asides,
+)
 
 STATEMENT = PrivacyStatement(
     epsilon=0.99993750001,
@@ -51,3 +60,9 @@ def test_the_sentence_never_promises_more() -> None:
     assert rounded_up(1e-6) == "0.000001"
     assert rounded_up(0.1) == "0.100001"  # the double nearest to 0.1 is a little more than 0.1
     assert PrivacyStatement(math.inf, 0.0, "row", RELATION, (), "n", "n").sentence().startswith("NOT PRIVATE")
+
+
+def test_asides_go_and_names_of_columns_stay() -> None:
+    assert without_asides("rows told apart (area under the ROC curve): all") == "rows told apart: all"
+    assert without_asides("'income (net)' guessed (of people)") == "'income (net)' guessed"
+    assert without_asides("what changes (epsilon at delta 1e-06)") == "what changes (epsilon at delta 1e-06)"

@@ -6,11 +6,10 @@ Privacy: looks at the dict only; what an edition may show was decided when that 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tabveil.records import most_recognised
+from tabveil.records import most_recognised, without_asides
 from tabveil.report._text import number, percent, shortened, visible, width
 
 Drawing = dict[str, Any]
@@ -21,9 +20,6 @@ LABELS, WIDTH, PITCH = 470, 1060, 22
 
 LETTERS = 76
 """Letters of a name that have room."""
-
-_ASIDE = re.compile(r" \([^()]*\)")
-"""What a name says in brackets: the table has it, a picture has no room for it."""
 
 SQUARE, DECADES = 200.0, 3
 """Size of a ROC picture, and how many powers of ten below 1 its axes begin."""
@@ -107,7 +103,7 @@ def _bar(finding: Entry) -> Drawing:
     )
     places = {name: _across(finding[name]) for name in ("value", "baseline", "control", "ceiling")}
     ends = {"low": _across(low), "high": _across(high)}
-    label = _ends(f"{finding['auditor']}: {_ASIDE.sub('', finding['name'])}")
+    label = _ends(f"{finding['auditor']}: {without_asides(finding['name'])}")
     return {**places, **ends, "label": label, "text": told, "beyond": beyond(finding)}
 
 
