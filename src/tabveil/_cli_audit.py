@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
 PARTS = ".parts"
 """Added to the answer's name for the folder of what is done so far."""
 
+ASIDE = re.compile(r" \((?!epsilon)[^()]*\)")
+"""What a finding's name says in brackets: the file has it, a line has no room for it."""
+
 
 def audit(
     synthetic: Annotated[str, typer.Argument(metavar="SYNTHETIC", help="A release, or a table.", show_default=False)],
     train: Annotated[str, typer.Option(metavar="TABLE", help="The rows it was made from.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="A .json file for the whole audit.")],
     holdout: Annotated[
-        str | None, typer.Option(metavar="TABLE", help="Real rows no fit has seen; without them nothing is attacked.")
+        str | None, typer.Option(metavar="TABLE", help="Real rows no fit has seen; without them only --refit attacks.")
     ] = None,
     population: Annotated[
         str | None, typer.Option(metavar="TABLE", help="Rows of all the people that the training rows are some of.")
@@ -112,10 +116,10 @@ def _text(found: Audited, out: Path) -> str:
 def _findings(findings: Sequence[Finding]) -> str:
     if not findings:
         return ""
-    head = ("INTERNAL: read real rows", "result", "interval", "baseline", "control", "ceiling", "shows")
+    head = ("INTERNAL: read real rows", "result", "interval", "baseline", "control", "ceiling", "shown")
     rows = [
         (
-            f"{f.auditor}: {f.name}",
+            f"{f.auditor}: {ASIDE.sub('', f.name)}",
             f"{f.value:.3f}",
             f"{f.interval[0]:.3f} to {f.interval[1]:.3f}",
             *(f"{v:.3f}" for v in (f.baseline, f.control, f.ceiling)),
@@ -127,15 +131,12 @@ def _findings(findings: Sequence[Finding]) -> str:
 
 
 def _shown(found: Finding) -> str:
-    """What a finding says of its baseline, which is guessing or a claim, in a word or two."""
+    """What a finding says beside its baseline, which is guessing or a claim, in a word or two."""
     from tabveil.audit.rates import beyond
 
-    claim = found.baseline_of == "claim"
     if beyond(found):
-        return "CLAIM BROKEN" if claim else "a leak"
-    if not (found.ceiling > 0 or found.interval[1] < 1):
-        return "nothing: no tries"
-    return "no contradiction" if claim else "no leak"
+        return "CLAIM BROKEN" if found.baseline_of == "claim" else "a leak"
+    return "nothing" if found.ceiling > found.baseline else "nothing: too few tries"
 
 
 def _judgements(found: Audited) -> str:

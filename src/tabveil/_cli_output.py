@@ -190,7 +190,8 @@ def _from_interrupt(error: BaseException) -> bool:
 
 
 def _line(parts: Sequence[str]) -> str:
-    return " ".join(" ".join(f"{p.strip().rstrip('.')}." for p in parts).split())
+    sentences = (p.strip().rstrip(".") for p in parts)
+    return " ".join(" ".join(s if s.endswith("?") else f"{s}." for s in sentences).split())
 
 
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -129,7 +129,7 @@ def audit(
     Args:
       synthetic: a release's folder, verified first, or rows: like every table here, what `open_table` takes.
       train: the rows it was made from.
-      holdout: real rows that no fit has seen; without them nothing is attacked, only counted.
+      holdout: real rows that no fit has seen; without them only `refit` attacks; the rest counts.
       population: rows of all the people that the training rows are some of, for k-map and delta-presence.
       schema: what the columns are, or its YAML file; a release has its own.
       auditors: names of auditors; all by default.

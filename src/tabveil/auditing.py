@@ -259,20 +259,20 @@ def _digest(data: AuditInput) -> str:
     total, refit = _of_tables(data), "" if data.refit is None else repr(data.refit)
     about = [tabveil.__version__, data.schema.to_dict(), data.random_state, refit, data.promise]
     total.update(json.dumps(about, sort_keys=True, default=str).encode())
-    unit = data.schema.privacy_unit
-    named = [t[[unit]] for t in (data.train, data.holdout) if t is not None and unit in t]
-    for table in (*named, *([] if data.population is None else [data.population])):
-        total.update(repr(table.columns.tolist()).encode())
-        total.update(pd.util.hash_pandas_object(table.astype("string"), index=False).to_numpy().tobytes())
+    if data.population is not None:
+        total.update(repr(data.population.columns.tolist()).encode())
+        total.update(pd.util.hash_pandas_object(data.population.astype("string"), index=False).to_numpy().tobytes())
     return total.hexdigest()
 
 
 def _of_tables(data: AuditInput) -> hashlib._Hash:
-    """SHA-256 of the coded tables."""
+    """SHA-256 of the coded tables, and of which of their rows are one unit's."""
     total = hashlib.sha256()
     for role, columns in data.codes.items():
-        total.update(f"{role} {len(columns)}".encode())
-        for column in columns:
+        units = data.units(role)
+        numbers = columns if units is None else (*columns, units)
+        total.update(f"{role} {len(columns)} {len(numbers)}".encode())
+        for column in numbers:
             total.update(column.tobytes())
     return total
 

@@ -4,6 +4,8 @@ other, every row with columns of its own known.
     law = ConditionalLaw.of(axes, open_reader, order=order, starts=shares).finely_matched(shares, rng)
     codes = law.given(allowed).sample(1_000, rng)
 
+A column may be spelled by several tokens (`tabveil.spelling`): the network sees tokens, a column's one by one.
+
 A row starts with one feature (each of `first` for an equal part of the rows: the feature-conditional sampling of
 Pred-LLM, Nguyen et al. 2024), whose value comes from a charged marginal, and is then filled in `order`, which ends with
 the label. Rows under conditions begin with the columns these speak of. Masking one column after the other would draw
@@ -16,9 +18,9 @@ Privacy: post-processing of a fitted network and of charged one-way counts. Noth
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -27,6 +29,8 @@ from tabveil._torch import torch
 from tabveil.conditions import Balance
 from tabveil.encoding import Axis, Codes, CodeSet, Floats, size
 from tabveil.errors import UsageError
+from tabveil.spelling import Spelling
+from tabveil.token_rows import Batch, Reader, Spelled, inverted
 
 Tensor = torch.Tensor
 
@@ -66,24 +70,6 @@ LEAST = 1e-9
 """No cell is expected less often than this, so that no logarithm is infinite."""
 
 
-class Reader(ABC):
-    """Rows of which some columns are known so far, as a network sees them."""
-
-    @abstractmethod
-    def logits(self, i: int) -> Tensor:
-        """Logits of column i's cells in every row, shape (rows, cells of the column), given what is known of it."""
-
-    @abstractmethod
-    def tell(self, i: int, cells: Tensor, rows: Tensor | None = None) -> None:
-        """Column i is known from now on.
-
-        Args:
-          i: position of the column; not told of a row before.
-          cells: shape (rows,), or as many as `rows` names.
-          rows: positions; None for all.
-        """
-
-
 OpenReader = Callable[[int], Reader]
 """A reader of so many rows of which nothing is known."""
 
@@ -94,23 +80,25 @@ class ConditionalLaw:
 
     Attributes:
       axes: one per modelled column: it draws codes within cells.
-      sizes: cells per column.
+      spelled: how their cells are spelled.
       reader: opens the network.
       order: positions of all columns; those that are not known are drawn in this order.
       first: positions of columns that rows start with, each an equal part of them.
       starts: how likely each cell is where nothing else of the row is known, one array per column.
-      shift: shape (cells of all columns,), added to the logits.
-      temperature: of the logits, above 0; below 1 likely cells become likelier.
-      top_p: the likeliest cells that together have this probability are kept, of every column of every row; 1 for all.
+      lifts: added to the logits of each token by what its column begins with, as `Spelling.lifts` gives them.
+      shift: shape (values of all tokens,), added to the logits.
+      temperature: of the logits, above 0; below 1 likely values become likelier.
+      top_p: the likeliest values that together have this probability are kept, of every token of every row; 1 for all.
       evidence: for columns under a condition, by position: how likely each cell is to show an allowed code.
     """
 
     axes: tuple[Axis, ...]
-    sizes: tuple[int, ...]
+    spelled: Spelled
     reader: OpenReader
     order: tuple[int, ...]
     first: tuple[int, ...]
     starts: tuple[Floats, ...]
+    lifts: tuple[Tensor, ...]
     shift: Tensor
     temperature: float = 1.0
     top_p: float = 1.0
@@ -118,41 +106,88 @@ class ConditionalLaw:
 
     @classmethod
     def of(
-        cls, axes: Sequence[Axis], reader: OpenReader, *, order: Sequence[int], starts: Sequence[Floats]
+        cls,
+        axes: Sequence[Axis],
+        reader: OpenReader,
+        *,
+        order: Sequence[int],
+        starts: Sequence[Floats],
+        spellings: Sequence[Spelling] | None = None,
+        lifted: bool = False,
     ) -> ConditionalLaw:
-        """The network's own law: no shift, no conditions; rows start with any column but the last in `order`."""
-        sizes = tuple(a.size for a in axes)
+        """The network's own law: no shift, no conditions; rows start with any column but the last in `order`.
+
+        Args:
+          axes: one per column.
+          reader: opens the network.
+          order: positions of all columns.
+          starts: how likely each cell is, one array per column.
+          spellings: of the columns' cells; without them every cell is one token.
+          lifted: whether the logits are added to what `starts` say of a token after those before it; else only values
+            that spell nothing are ruled out.
+        """
+        written = tuple(spellings or (Spelling.whole(a.size) for a in axes))
         first = tuple(order[: max(1, min(MOST_STARTS, len(order) - 1))])
-        return cls(tuple(axes), sizes, reader, tuple(order), first, tuple(starts), torch.zeros(sum(sizes)))
+        spelled = Spelled(written)
+        lifts = [torch.from_numpy(x).float() for s, p in zip(written, starts, strict=True) for x in s.lifts(p)]
+        if not lifted:
+            lifts = [torch.where(x > -np.inf, 0.0, x) for x in lifts]
+        shift = torch.zeros(sum(spelled.sizes))
+        return cls(tuple(axes), spelled, reader, tuple(order), first, tuple(starts), tuple(lifts), shift)
 
     def place(self, name: str) -> int:
         """Position of the column called `name`."""
         return next(i for i, a in enumerate(self.axes) if a.column.name == name)
 
     # -------------------------------------------------------------------------------------------------- probabilities
-    def chances(self, reader: Reader, i: int) -> Tensor:
-        """How likely each cell of column i is in every row, given what `reader` knows; conditions do not count."""
-        logits = reader.logits(i)
+    def chances(self, batch: Batch, i: int) -> Tensor:
+        """How likely each value of token i is in every row, given what is known of it; conditions do not count."""
+        logits = self._logits(batch, i)
         return self._tempered(logits + self._shifts[i].to(logits))
+
+    def _logits(self, batch: Batch, i: int) -> Tensor:
+        """The network's, lifted."""
+        logits = batch.reader.logits(i)
+        return logits if self.spelled.first(i) else logits + self._after(self.lifts[i], batch, i).to(logits)
+
+    def _after(self, table: Tensor, batch: Batch, i: int) -> Tensor:
+        return self.spelled.after(table, batch.cells, i)
 
     @property
     def _shifts(self) -> Sequence[Tensor]:
-        return torch.split(self.shift, list(self.sizes))
+        return torch.split(self.shift, list(self.spelled.sizes))
 
     def _tempered(self, logits: Tensor) -> Tensor:
         chances = torch.softmax(logits / self.temperature, 1)
         return chances if self.top_p == 1 else _likeliest(chances, self.top_p)
 
-    def _starting(self, i: int) -> Tensor:
-        """How likely each cell of column i is where nothing is known, shape (cells,)."""
-        return self._tempered(torch.log(torch.from_numpy(self.starts[i]).float().clamp(min=LEAST))[None])[0]
+    @cached_property
+    def _starting(self) -> list[Tensor]:
+        """How likely each token's values are where nothing is known but what its column begins with, one table each."""
+        tables = (
+            t
+            for s, p in zip(self.spelled.spellings, self.starts, strict=True)
+            for t in zip(s.steps, s.chances(p), strict=True)
+        )
+        return [
+            self._tempered(torch.log(torch.from_numpy(np.where(step >= 0, p.clip(min=LEAST), 0.0)).float()))
+            for step, p in tables
+        ]
 
-    def _weights(self, reader: Reader, i: int) -> Tensor:
-        """`chances`, each cell times how likely it is to obey; their sum is the mass that the mask leaves."""
-        return self._masked(self.chances(reader, i), i)
+    @cached_property
+    def _masks(self) -> dict[int, Tensor]:
+        """Weights of the values of tokens of columns under a condition, one table each."""
+        found = ((self.spelled.tokens[i], self.spelled.spellings[i].masks(e)) for i, e in self.evidence.items())
+        return {
+            t: torch.from_numpy(mask).float() for tokens, masks in found for t, mask in zip(tokens, masks, strict=True)
+        }
 
-    def _masked(self, chances: Tensor, i: int) -> Tensor:
-        return chances * torch.from_numpy(self.evidence[i]).to(chances) if i in self.evidence else chances
+    def _weights(self, batch: Batch, i: int) -> Tensor:
+        """`chances`, each value times how likely it is to obey; their sum is the mass that the mask leaves."""
+        return self._masked(self.chances(batch, i), batch, i)
+
+    def _masked(self, chances: Tensor, batch: Batch, i: int) -> Tensor:
+        return chances * self._after(self._masks[i], batch, i).to(chances) if i in self._masks else chances
 
     def finely_matched(self, shares: Sequence[Floats], rng: np.random.Generator) -> ConditionalLaw:
         """The law with a shift under which every column's cells have the given shares, on average over the rows that
@@ -162,26 +197,41 @@ class ConditionalLaw:
           shares: one per column, shape (cells,), summing to 1.
           rng: draws the rows.
         """
-        shifts = [torch.zeros(n) for n in self.sizes]
-        rows = min(POOL, max(256, POOL_CELLS // sum(self.sizes)))
+        sizes = self.spelled.sizes
+        shifts = [torch.zeros(n) for n in sizes]
+        wanted = [margin for s, p in zip(self.spelled.spellings, shares, strict=True) for margin in s.margins(p)]
+        rows = min(POOL, max(256, POOL_CELLS // sum(sizes)))
         start = self._turns(rows, rng)
         batch = self._begun(start, rng)
-        for i in self.order:
-            others = torch.from_numpy(np.flatnonzero(start != i))
-            logits = batch.reader.logits(i)
+        for i in self._tokens:
+            others = torch.from_numpy(np.flatnonzero(start != self.spelled.columns[i]))
+            logits = self._logits(batch, i)
             if len(others):
-                shifts[i] = _shift(logits[others], torch.from_numpy(shares[i]).to(logits)).cpu()
+                shifts[i] = _shift(logits[others], torch.from_numpy(wanted[i]).to(logits)).cpu()
             batch.draw(i, torch.softmax(logits + shifts[i].to(logits), 1), rng)
         return replace(self, shift=torch.cat(shifts))
 
+    @property
+    def _tokens(self) -> list[int]:
+        """All tokens in the order in which they are drawn."""
+        return [t for i in self.order for t in self.spelled.tokens[i]]
+
     def cell_shares(self, i: int) -> Floats:
         """How likely each cell of column i is, conditions counted; shape (cells,), an estimate where there are any."""
-        if not self.evidence:
-            return np.asarray(self._starting(i).numpy(), dtype=np.float64)
-        batch = next(self._obeying(BLOCK, np.random.Generator(np.random.SFC64(0))))
-        if i in self.evidence:
-            return np.asarray(np.bincount(batch.cells[:, i].numpy(), minlength=self.sizes[i]) / batch.rows)
-        return np.asarray(self.chances(batch.reader, i).mean(0).cpu().numpy(), dtype=np.float64)
+        if self.evidence:
+            return self._shares_given(i)
+        tables = [self._starting[t].double().numpy() for t in self.spelled.tokens[i]]
+        return self.spelled.spellings[i].along(tables)
+
+    def _shares_given(self, i: int) -> Floats:
+        rng = np.random.Generator(np.random.SFC64(0))
+        batch, tokens = next(self._obeying(BLOCK, rng)), self.spelled.tokens[i]
+        if i not in self.evidence and len(tokens) == 1:
+            return np.asarray(self.chances(batch, tokens[0]).mean(0).cpu().numpy(), dtype=np.float64)
+        for t in () if i in self.evidence else tokens:
+            batch.draw(t, self.chances(batch, t), rng)
+        cells = self.spelled.cells(batch.cells)[:, i]
+        return np.asarray(np.bincount(cells, minlength=len(self.starts[i])) / batch.rows)
 
     # ------------------------------------------------------------------------------------------------------- drawing
     def sample(self, rows: int, rng: np.random.Generator) -> dict[str, Codes]:
@@ -191,10 +241,10 @@ class ConditionalLaw:
           UsageError: there are conditions, and too few rows of the law obey them.
         """
         batches = self._obeying(rows, rng) if self.evidence else self._started(rows, rng)
-        drawn = [np.zeros((0, len(self.sizes)), dtype=np.int64)]
+        drawn = [np.zeros((0, len(self.axes)), dtype=np.int64)]
         for batch in batches:
             self._fill(batch, rng)
-            drawn.append(batch.cells.numpy())
+            drawn.append(self.spelled.cells(batch.cells))
         cells = np.concatenate(drawn)
         return self.draw(cells if self.evidence else cells[rng.permutation(rows)], rng)
 
@@ -203,12 +253,12 @@ class ConditionalLaw:
         return {a.column.name: a.draw(cells[:, i], rng) for i, a in enumerate(self.axes)}
 
     def _opened(self, rows: int) -> Batch:
-        shape = (rows, len(self.sizes))
+        shape = (rows, len(self.spelled.sizes))
         return Batch(self.reader(rows), torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool))
 
     def _blocks(self, rows: int) -> Iterator[int]:
         """`rows` in numbers of rows that are drawn side by side."""
-        most = max(1, min(BLOCK, BLOCK_CELLS // max(self.sizes)))
+        most = max(1, min(BLOCK, BLOCK_CELLS // max(self.spelled.sizes)))
         yield from (min(most, rows - start) for start in range(0, rows, most))
 
     def _started(self, rows: int, rng: np.random.Generator) -> Iterator[Batch]:
@@ -233,15 +283,16 @@ class ConditionalLaw:
         batch = self._opened(len(start))
         for i in np.unique(start).tolist():
             rows = torch.from_numpy(np.flatnonzero(start == i))
-            cells = inverted(self._starting(i).expand(len(rows), -1), rng)
-            batch.put(i, cells, None if len(rows) == batch.rows else rows)
+            for t in self.spelled.tokens[i]:
+                chances = self.spelled.after(self._starting[t], batch.cells[rows], t)
+                batch.put(t, inverted(chances, rng), None if len(rows) == batch.rows else rows)
         return batch
 
     def _fill(self, batch: Batch, rng: np.random.Generator) -> None:
-        """Draw all columns that are not known."""
-        for i in self.order:
+        """Draw all tokens that are not known."""
+        for i in self._tokens:
             if not bool(batch.known[:, i].all()):
-                batch.draw(i, self.chances(batch.reader, i), rng)
+                batch.draw(i, self.chances(batch, i), rng)
 
     # ---------------------------------------------------------------------------------------------------- conditions
     def given(self, allowed: Mapping[str, CodeSet]) -> ConditionalLaw:
@@ -255,33 +306,36 @@ class ConditionalLaw:
 
     @property
     def _conditioned(self) -> list[int]:
-        """Columns under a condition, in the order in which they are drawn."""
-        return [i for i in self.order if i in self.evidence]
+        """Tokens of columns under a condition, in the order in which they are drawn."""
+        return [t for t in self._tokens if self.spelled.columns[t] in self.evidence]
 
     def _prefixes(self) -> tuple[Tensor, Tensor, int]:
-        """Combinations of cells that may obey, shape (prefixes, columns), how likely each is to occur and obey, shape
-        (prefixes,), and how many columns of `_conditioned` they are of: as many as MOST_PREFIXES allows, one at least.
+        """Combinations of values that may obey, shape (prefixes, tokens), how likely each is to occur and obey, shape
+        (prefixes,), and how many tokens of `_conditioned` they are of: as many as MOST_PREFIXES allows, one at least.
         """
-        cells, weights, done = torch.zeros(1, len(self.sizes), dtype=torch.long), torch.ones(1), 0
+        cells, weights, done = torch.zeros(1, len(self.spelled.sizes), dtype=torch.long), torch.ones(1), 0
         for i in self._conditioned:
-            allowed = torch.from_numpy(np.flatnonzero(self.evidence[i]))
-            if done and len(cells) * len(allowed) > MOST_PREFIXES:
+            batch = self._told(cells, self._conditioned[:done])
+            if done and int((self._after(self._masks[i], batch, i) > 0).sum()) > MOST_PREFIXES:
                 break
-            chances = self._after(cells, self._conditioned[:done], i)
-            weights = (weights[:, None] * self._masked(chances, i)[:, allowed].cpu()).flatten()
-            cells = cells.repeat_interleave(len(allowed), 0)
-            cells[:, i] = allowed.repeat(len(cells) // len(allowed))
-            cells, weights, done = cells[weights > 0], weights[weights > 0], done + 1
+            found = weights[:, None] * self._obliged(batch, i).cpu()
+            before, value = torch.nonzero(found, as_tuple=True)
+            cells, weights, done = cells[before], found[before, value], done + 1
+            cells[:, i] = value
         return cells, weights, done
 
-    def _after(self, cells: Tensor, told: Sequence[int], i: int) -> Tensor:
-        """`chances` of column i, given the cells of the columns `told`."""
-        if not told:
-            return self._starting(i)[None]
+    def _told(self, cells: Tensor, tokens: Sequence[int]) -> Batch:
+        """Rows of which so many tokens are known."""
         batch = self._opened(len(cells))
-        for j in told:
-            batch.put(j, cells[:, j])
-        return self.chances(batch.reader, i)
+        for t in tokens:
+            batch.put(t, cells[:, t])
+        return batch
+
+    def _obliged(self, batch: Batch, i: int) -> Tensor:
+        """`_weights` of rows that start with the first column under a condition."""
+        if self.spelled.columns[i] != self.spelled.columns[self._conditioned[0]]:
+            return self._weights(batch, i)
+        return self._masked(self._after(self._starting[i], batch, i), batch, i)
 
     def _obeying(self, rows: int, rng: np.random.Generator) -> Iterator[Batch]:
         """Rows whose columns under a condition are drawn and obey, `rows` in all."""
@@ -306,22 +360,17 @@ class ConditionalLaw:
 
     def _kept(self, cells: Tensor, done: int, rng: np.random.Generator, most: int) -> Batch:
         """The first `most` of the rows that begin with `cells` and whose other columns under a condition obey."""
-        batch = self._opened(len(cells))
-        columns = self._conditioned
-        for i in columns[:done]:
-            batch.put(i, cells[:, i])
+        tokens = self._conditioned
+        batch = self._told(cells, tokens[:done])
         chance = torch.ones(len(cells))
-        for i in columns[done:]:
-            weights = self._weights(batch.reader, i)
+        for i in tokens[done:]:
+            weights = self._obliged(batch, i)
             chance = chance * weights.sum(1).cpu()
             batch.draw(i, weights, rng)
-        if done == len(columns) and len(cells) <= most:
+        if done == len(tokens) and len(cells) <= most:
             return batch
         kept = torch.nonzero(torch.from_numpy(rng.random(len(cells))) < chance)[:most, 0]
-        again = self._opened(len(kept))
-        for i in columns:
-            again.put(i, batch.cells[kept, i])
-        return again
+        return self._told(batch.cells[kept], tokens)
 
     @property
     def _names(self) -> list[str]:
@@ -375,19 +424,25 @@ class ConditionalLaw:
     def _around(self, told: Codes, absent: Codes, rng: np.random.Generator) -> tuple[Codes, Floats]:
         """Cells of every column around those `told` (-1 and those `absent` are not), and the mass that masks left."""
         batch, chance = self._opened(len(told)), torch.ones(len(told))
-        known = torch.from_numpy((told >= 0) & ~absent)
-        for i in range(len(self.sizes)):
+        tokens = self.spelled(torch.from_numpy(np.maximum(told, 0)))
+        known = torch.from_numpy((told >= 0) & ~absent)[:, list(self.spelled.columns)]
+        for i in range(tokens.shape[1]):
             rows = torch.nonzero(known[:, i])[:, 0]
-            batch.put(i, torch.from_numpy(told[:, i])[rows], rows)
-        for i in self.order:
+            batch.put(i, tokens[rows, i], rows)
+        for i in self._tokens:
             if bool(known[:, i].all()):
                 continue
-            weights = self._weights(batch.reader, i)
+            weights = self._weights(batch, i)
             mass = weights.sum(1)
             chance = torch.where(known[:, i], chance, chance * mass.cpu())
-            weights = torch.where(mass[:, None] > 0, weights, torch.ones_like(weights))
+            weights = torch.where(mass[:, None] > 0, weights, self._possible(batch, i).to(weights))
             batch.draw(i, weights, rng)
-        return batch.cells.numpy(), chance.double().numpy()
+        return self.spelled.cells(batch.cells), chance.double().numpy()
+
+    def _possible(self, batch: Batch, i: int) -> Tensor:
+        """1 for values of token i that spell something and may obey."""
+        table = self.lifts[i] > -np.inf
+        return self._after((table & (self._masks[i] > 0) if i in self._masks else table).float(), batch, i)
 
     # ------------------------------------------------------------------------------------------------- probabilities
     def log_prob(self, codes: Mapping[str, Codes]) -> Floats:
@@ -404,72 +459,20 @@ class ConditionalLaw:
         for n in self._blocks(len(drawn)):
             rows = drawn[start : start + n]
             start += n
-            parts = torch.stack([self._from(i, torch.from_numpy(cells[rows])) for i in self.first])
+            tokens = self.spelled(torch.from_numpy(cells[rows]))
+            parts = torch.stack([self._from(i, tokens) for i in self.first])
             out[rows] = torch.logsumexp(parts, 0).cpu().numpy() - np.log(len(self.first)) + within[rows]
         return out
 
     def _from(self, start: int, cells: Tensor) -> Tensor:
-        """Log-probability of `cells`, shape (rows, columns), where each row starts with this column."""
-        batch = self._opened(len(cells))
-        found = torch.log(self._starting(start)[cells[:, start]].double())
-        batch.put(start, cells[:, start])
-        for i in self.order:
-            if i != start:
-                chances = self.chances(batch.reader, i)
-                found = (
-                    found + torch.log(chances.gather(1, cells[:, i : i + 1].to(chances.device))[:, 0]).double().cpu()
-                )
-                batch.put(i, cells[:, i])
+        """Log-probability of tokens, shape (rows, tokens), where each row starts with this column."""
+        own = self.spelled.tokens[start]
+        batch, found = self._opened(len(cells)), torch.zeros(len(cells), dtype=torch.float64)
+        for i in [*own, *(t for t in self._tokens if t not in own)]:
+            chances = self._after(self._starting[i], batch, i) if i in own else self.chances(batch, i)
+            found = found + torch.log(chances.gather(1, cells[:, i : i + 1].to(chances.device))[:, 0]).double().cpu()
+            batch.put(i, cells[:, i])
         return found
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Rows in the making.
-
-    Attributes:
-      reader: the network's view of them.
-      cells: shape (rows, columns); what is not known is 0.
-      known: shape (rows, columns).
-    """
-
-    reader: Reader
-    cells: Tensor
-    known: Tensor
-
-    @property
-    def rows(self) -> int:
-        """How many."""
-        return len(self.cells)
-
-    def put(self, i: int, cells: Tensor, rows: Tensor | None = None) -> None:
-        """Column i is known, in these rows or in all."""
-        if rows is None:
-            self.cells[:, i], self.known[:, i] = cells, True
-        elif len(rows):
-            self.cells[rows, i], self.known[rows, i] = cells, True
-        if rows is None or len(rows):
-            self.reader.tell(i, cells, rows)
-
-    def draw(self, i: int, weights: Tensor, rng: np.random.Generator) -> None:
-        """Draw column i, wherever it is not known, by `weights`, shape (rows, cells)."""
-        open_ = ~self.known[:, i]
-        drawn = inverted(weights, rng)
-        if bool(open_.all()):
-            self.put(i, drawn)
-            return
-        rows = torch.nonzero(open_)[:, 0]
-        self.put(i, drawn[rows], rows)
-
-
-def inverted(weights: Tensor, rng: np.random.Generator) -> Tensor:
-    """A cell for each row, by its `weights`, shape (rows, cells); shape (rows,), on the CPU."""
-    ends = weights.cumsum(1)
-    chance = torch.from_numpy(rng.random(len(ends), dtype=np.float32)).to(ends)
-    last = ends[:, -1]
-    spot = torch.minimum(chance * last, torch.nextafter(last, torch.zeros_like(last)))  # the last may weigh nothing
-    found = torch.searchsorted(ends, spot[:, None], right=True)[:, 0]
-    return found.clamp(max=ends.shape[1] - 1).cpu()
 
 
 def _shift(logits: Tensor, share: Tensor) -> Tensor:

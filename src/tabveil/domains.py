@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from tabveil.columns import Categorical, Column, Discrete, Grid
 from tabveil.encoding import Axis, Floats, size
 from tabveil.mechanisms import PrivateRows
+from tabveil.spelling import calendar, cut, day_edges, week_edges
 
 BRANCHES = 16
 """Pieces one level cuts a piece into: five levels reach every value of a million-value column."""
@@ -227,6 +228,24 @@ def binned(column: Grid, pieces: Pieces, cells: int) -> Axis:
     if column.nullable:
         cell, weight = np.append(cell, cell[-1] + 1), np.append(weight, 1.0)
     return Axis(column, pieces.edges, cell, weight)
+
+
+def in_weeks(axis: Axis) -> Axis:
+    """The `binned` axis of a column with a calendar, cut at days (and hours), and joined into about as many cells of
+    whole weeks, of about equal mass; any other axis as it is.
+    """
+    if not calendar(axis.column):
+        return axis
+    total = np.bincount(axis.cell, axis.weight, minlength=axis.size)
+    weeks = week_edges(axis.column)
+    fine = cut(axis, np.union1d(weeks, day_edges(axis.column)))
+    mass = fine.weight * total[fine.cell]
+    week = np.searchsorted(weeks, fine.edges[:-1], side="right")
+    weekly = np.bincount(week, mass[: len(week)]).astype(np.float64)
+    cell = _equal_mass(weekly, _goal(weekly, axis.size))[week]
+    if axis.column.nullable:
+        cell = np.append(cell, cell[-1] + 1)
+    return Axis(axis.column, fine.edges, cell, mass)
 
 
 def _goal(mass: Floats, cells: int) -> float:

@@ -358,6 +358,11 @@ def _to_grid(column: Grid, steps: Floats) -> Codes:
     return codes
 
 
+def second_zero(column: Date | Datetime) -> int:
+    """Seconds from 1970 to the column's first value."""
+    return _stamp(column.low)
+
+
 def _stamp(moment: dt.date | dt.datetime) -> int:
     return int(np.datetime64(moment, "s").astype(np.int64))
 

@@ -210,15 +210,18 @@ def test_an_auditor_of_fits_says_that_it_needs_them(name: str) -> None:
 # ---
 
 
+@pytest.mark.parametrize("name", registry.names())
+def test_an_auditor_says_what_it_takes(name: str) -> None:
+    takes = registry.get(name).takes
+    assert takes
+    assert not takes.endswith(".")
+
+
 CHECKS: tuple[Callable[[str], None], ...] = tuple(f for n, f in list(globals().items()) if n.startswith("check_"))
 
 
-QUICK = [name for name in registry.quick() if name not in ("membership", "mia_marginal")]
-"""Those whose 200 audits take seconds; the two left out count every attack apart in tests of their own, by night."""
-
-
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", registry.quick())
 def test_no_finding_goes_beyond_its_alpha_on_tables_made_blindly(name: str) -> None:
     """200 audits, in which each of n findings errs with a chance of ALPHA / n at most: alpha = 1e-9 in all."""
     guilty: dict[str, int] = {}

@@ -48,10 +48,12 @@ GENERATORS = "unit.test_generators"
 AUTO = "unit.test_auto"
 CONDITIONALS = "unit.test_conditionals"
 SGD = "unit.test_sgd"
+SPELLING = "unit.test_spelling"
 MIXTURE = "unit.generators.test_mixture"
 RESUMING = "unit.generators.test_resuming"
 TVAE = "unit.generators.test_tvae"
 CTGAN = "unit.generators.test_ctgan"
+PARTS = "unit.generators.test_parts"
 PRETRAINED = "unit.generators.test_pretrained_lm"
 CANARIES = "unit.audit.test_training"
 NEIGHBOURS = "unit.audit.test_canary"
@@ -1228,6 +1230,27 @@ _C4 = (
             "chance = chance * 1.0",
         ),
         Check(CONDITIONALS, "test_conditions_leave_the_law_of_rows_that_obey", (2, 0)),
+        "do not follow the law of rows that obey",
+    ),
+    _m(
+        "a10-weekdays-uncharged",
+        "weekdays and hours of dates are counted for the tokens of a private fit, and no plan charges them",
+        Edit("tabveil.generators.tabular_lm:TabularLM._also", "for c in parted", "for c in ()"),
+        Check(PARTS, "test_weekdays_and_hours_are_in_the_plan_where_a_training_uses_them", (0.5, True)),
+        "sorted(labels) == sorted(CALENDARS",
+    ),
+    _m(
+        "a11-weekdays-by-learned-bounds",
+        "whether weekdays and hours are charged follows from bounds that were learned from rows",
+        Edit("tabveil.spelling:calendar_parts", 'column.unknown or column.source != "declared"', "column.unknown"),
+        Check(SPELLING, "test_what_may_be_counted_is_known_before_bounds_are"),
+        'calendar_parts(column) == ("weekdays", "hours")',
+    ),
+    _m(
+        "c4-places-without-their-mass",
+        "places within a cell are masked after the cell was drawn, which counts as if all of it obeyed",
+        Edit("tabveil.spelling:Spelling.masks", "best[n + 1][step], 0.0", "best[n + 1][step] > 0, 0.0"),
+        Check(CONDITIONALS, "test_conditions_on_a_column_of_several_tokens", (0, 0)),
         "do not follow the law of rows that obey",
     ),
     _m(

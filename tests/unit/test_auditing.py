@@ -88,12 +88,19 @@ def test_parts_of_an_audit_with_other_units_are_not_taken(tmp_path: Path) -> Non
     schema = dataclasses.replace(
         SCHEMA, columns=(*SCHEMA.columns, Identifier(name="who")), privacy_unit="who", max_rows_per_unit=9
     )
-    for names in (["a", "b"], ["a", "a"]):
+    for names in (["a", "b"], ["a", "a", "b"]):
         for role in ("train", "holdout"):
             frames = {r: table(100, seed).assign(who="z") for seed, r in enumerate(("train", "holdout"))}
             frames[role] = frames[role].assign(who=np.resize(names, 100))
             conduct(data(schema=schema, **frames), store=tmp_path, auditors=["copies"])
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_parts_of_another_version_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conduct(data(), store=tmp_path, auditors=["copies"])
+    monkeypatch.setattr("tabveil.__version__", "another")
+    conduct(data(), store=tmp_path, auditors=["copies"])
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_part_that_was_cut_off_is_made_again(tmp_path: Path) -> None:

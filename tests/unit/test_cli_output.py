@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tabveil import _cli_output
+from tabveil import _cli_output, errors
 
 
 class Terminal(io.StringIO):
@@ -31,3 +31,9 @@ def test_there_is_no_bar_where_nobody_watches(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with _cli_output.progress() as show:
         assert show is None
+
+
+def test_an_error_that_asks_ends_with_its_question() -> None:
+    error = errors.UsageError("There is no 'a'; did you mean 'b'?")
+    error.add_note("Nothing was done")
+    assert _cli_output.outcome(error) == (2, "There is no 'a'; did you mean 'b'? Nothing was done.")

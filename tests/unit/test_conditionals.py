@@ -13,11 +13,13 @@ torch = pytest.importorskip("torch")
 
 from tabveil import conditionals  # noqa: E402
 from tabveil.columns import Categorical, Column, Integer  # noqa: E402
-from tabveil.conditionals import ConditionalLaw, Reader  # noqa: E402
-from tabveil.conditions import Conditions  # noqa: E402
+from tabveil.conditionals import ConditionalLaw  # noqa: E402
+from tabveil.conditions import Balance, Conditions  # noqa: E402
 from tabveil.encoding import Axis, CodeSet, size  # noqa: E402
 from tabveil.errors import UsageError  # noqa: E402
 from tabveil.schema import Schema  # noqa: E402
+from tabveil.spelling import Spelling  # noqa: E402
+from tabveil.token_rows import Reader  # noqa: E402
 
 ALPHA = 1e-9
 ROWS = 40_000
@@ -44,13 +46,14 @@ class Table(Reader):
         self._joint = np.broadcast_to(joint, (rows, *joint.shape)).copy()
 
     def logits(self, i: int) -> torch.Tensor:
-        others = tuple(j + 1 for j in range(3) if j != i)
+        others = tuple(j + 1 for j in range(self._joint.ndim - 1) if j != i)
         return torch.log(torch.from_numpy(self._joint.sum(axis=others)).float())
 
     def tell(self, i: int, cells: torch.Tensor, rows: torch.Tensor | None = None) -> None:
         at = np.arange(len(self._joint)) if rows is None else rows.numpy()
         kept = np.eye(self._joint.shape[i + 1])[cells.numpy()]
-        self._joint[at] *= np.moveaxis(kept[:, :, None, None], 1, i + 1)
+        others = [n if j in (0, i + 1) else 1 for j, n in enumerate((len(kept), *self._joint.shape[1:]))]
+        self._joint[at] *= kept.reshape(others)
 
 
 def law(joint: np.ndarray = CELLS) -> ConditionalLaw:
@@ -60,6 +63,32 @@ def law(joint: np.ndarray = CELLS) -> ConditionalLaw:
     axes = (Axis.singles(COLOUR), number, Axis.singles(SIDE))
     starts = [joint.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)]
     return ConditionalLaw.of(axes, lambda rows: Table(rows, joint), order=(0, 1, 2), starts=starts)
+
+
+PLACES = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [1, 2]])
+"""How the number is spelled: the first cell is 0, 1 | 2, 3, the other 4, 5 | 6, 7 | 8, 9."""
+
+
+def parted(*, junk: float = 0.0) -> tuple[ConditionalLaw, np.ndarray]:
+    """A law whose number is two tokens, and the probability of every combination; what is within a cell depends on the
+    side and the colour. The network puts `junk` where no spelling is.
+    """
+    tokens = CELLS[:, :, None] * np.random.default_rng(7).dirichlet(np.ones(3), (4, 2, 2)).transpose(0, 1, 3, 2)
+    tokens[:, 0, 2] = 0
+    tokens /= tokens.sum()
+    fine = tokens[:, PLACES[:, 0], PLACES[:, 1]]
+    weight = np.array([1.0, 1.0, 1.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0])
+    number = Axis(NUMBER, np.arange(11), np.arange(10) // 2, weight)
+    axes = (Axis.singles(COLOUR), number, Axis.singles(SIDE))
+    starts = [fine.sum(axis=tuple(j for j in range(3) if j != i)) for i in range(3)]
+    spellings = (Spelling.whole(4), Spelling(PLACES, (2, 3)), Spelling.whole(2))
+    read = tokens.copy()
+    read[:, 0, 2] = junk
+    made = ConditionalLaw.of(axes, lambda rows: Table(rows, read), order=(0, 1, 2), starts=starts, spellings=spellings)
+    within = np.zeros((5, 10))
+    within[np.arange(10) // 2, np.arange(10)] = weight
+    within /= within.sum(1, keepdims=True)
+    return made, np.einsum("cns,nv->cvs", fine, within)
 
 
 def joint(cells: np.ndarray = CELLS) -> np.ndarray:
@@ -131,6 +160,95 @@ def test_conditions_leave_the_law_of_rows_that_obey(case: int, prefixes: int, mo
     counts = seen(law().given(ok).sample(ROWS, rng()))
     assert counts.sum() == ROWS
     assert fits(counts, wanted), "rows under conditions do not follow the law of rows that obey"
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("prefixes", [conditionals.MOST_PREFIXES, 5, 0], ids=["weighed", "between", "searched"])
+@pytest.mark.parametrize("case", range(len(WHERE)))
+def test_conditions_on_a_column_of_several_tokens(case: int, prefixes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """alpha = 1e-9, 40,000 rows: conditions cut cells of the number, and places within these."""
+    monkeypatch.setattr(conditionals, "MOST_PREFIXES", prefixes)
+    made, wanted = parted()
+    ok = allowed(**WHERE[case])
+    for i, column in enumerate(COLUMNS):
+        if column.name in ok:
+            kept = ok[column.name].holds(column, np.arange(wanted.shape[i]))
+            wanted = wanted * kept.reshape([-1 if j == i else 1 for j in range(3)])
+    counts = seen(made.given(ok).sample(ROWS, rng()))
+    assert counts.sum() == ROWS
+    assert fits(counts, wanted), "rows under conditions do not follow the law of rows that obey"
+
+
+@pytest.mark.statistical
+def test_rows_of_several_tokens_follow_the_law() -> None:
+    """alpha = 1e-9, 40,000 rows; places drawn without regard to the other columns, as within a cell, are noticed."""
+    made, wanted = parted()
+    counts = seen(made.sample(ROWS, rng()))
+    blind = wanted.copy()
+    for part in (slice(0, 4), slice(4, 10)):
+        blind[:, part] = wanted[:, part].sum(1, keepdims=True) * wanted[:, part].sum((0, 2), keepdims=True)
+    assert fits(counts, wanted)
+    assert not fits(counts, blind / blind.sum())
+
+
+@pytest.mark.statistical
+def test_masking_places_after_their_cells_would_be_seen() -> None:
+    """What p(cell | some place obeys) p(place | cell, it obeys) would give is not what the tests above accept: alpha =
+    1e-9, 40,000 rows.
+    """
+    made, wanted = parted()
+    where = WHERE[0]
+    keep = allowed(**where)["number"].holds(NUMBER, np.arange(10))
+    greedy = wanted * keep[None, :, None]
+    for part in (slice(0, 4), slice(4, 10)):
+        greedy[:, part] *= wanted[:, part].sum((0, 1, 2)) / greedy[:, part].sum((0, 1, 2))
+    assert not fits(seen(made.given(allowed(**where)).sample(ROWS, rng())), greedy)
+
+
+@pytest.mark.statistical
+def test_a_label_of_several_tokens_is_balanced_and_completed() -> None:
+    """alpha = 1e-9, 40,000 rows: groups cut cells; the number is filled as a whole."""
+    made, wanted = parted()
+    halves = Balance("number", (CodeSet.of([(0, 5)]), CodeSet.of([(5, 10)])), (None, None), (0.5, 0.5))
+    codes, shares = made.balanced(halves, ROWS, rng())
+    counts = seen(codes)
+    assert counts[:, :5].sum() == ROWS // 2
+    assert fits(counts[:, :5], wanted[:, :5])
+    assert fits(counts[:, 5:], wanted[:, 5:])
+    assert shares == pytest.approx([wanted[:, :5].sum(), wanted[:, 5:].sum()], abs=1e-6)
+    known = {"side": np.ones(ROWS, dtype=np.int64)}
+    known |= {c.name: np.full(ROWS, size(c)) for c in (COLOUR, NUMBER)}
+    (filled,) = made.completed(known, 1, rng())
+    wanted[3], wanted[..., 0] = 0.0, 0.0
+    assert fits(seen(filled), wanted)
+
+
+@pytest.mark.parametrize("junk", [0.0, 0.2])
+def test_log_probabilities_of_several_tokens_sum_to_1(junk: float) -> None:
+    """Also where the network believes in what spells nothing, which is never drawn."""
+    made, wanted = parted(junk=junk)
+    every = np.stack(np.unravel_index(np.arange(80), (4, 10, 2)))
+    found = np.exp(made.log_prob(dict(zip(("colour", "number", "side"), every, strict=True))))
+    assert found.sum() == pytest.approx(1.0, abs=1e-5)
+    if not junk:
+        assert found == pytest.approx(wanted.ravel(), rel=1e-4)
+    for batch in made._started(2_000, rng()):
+        made._fill(batch, rng())
+        assert not ((batch.cells[:, 1] == 0) & (batch.cells[:, 2] == 2)).any()
+
+
+@pytest.mark.statistical
+def test_a_finely_matched_law_of_several_tokens_has_the_wanted_shares() -> None:
+    """400,000 rows; six standard deviations of 0.5 / sqrt(POOL), and what drawing adds."""
+    cells = np.array([0.1, 0.4, 0.2, 0.2, 0.1])
+    wanted = [np.array([0.05, 0.25, 0.3, 0.4]), cells, np.array([0.3, 0.7])]
+    matched = replace(parted()[0], starts=tuple(wanted)).finely_matched(wanted, rng())
+    codes = matched.sample(10 * ROWS, rng(1))
+    tokens = PLACES[matched.axes[1].cells(codes["number"])]
+    for n, shares in enumerate(([0.5, 0.5], [0.3, 0.6, 0.1])):
+        found = np.bincount(tokens[:, n]) / len(tokens)
+        assert found == pytest.approx(shares, abs=6 * 0.5 / np.sqrt(conditionals.POOL))
+    assert matched.cell_shares(1) == pytest.approx(cells)
 
 
 @pytest.mark.statistical

@@ -105,12 +105,10 @@ class Targets:
 def targets_of(data: AuditInput) -> Targets:
     """Whom a game about `data` asks about; it has all three tables."""
     train, holdout = data.groups["train"], data.groups["holdout"]
-    times = np.bincount(np.concatenate([train, holdout]))
-    once = {"train": np.flatnonzero(times[train] == 1), "holdout": np.flatnonzero(times[holdout] == 1)}
-    members, fresh = (data.shuffled(role, rows, purpose="targets") for role, rows in once.items())
+    members, fresh = (data.shuffled(role, data.once[role], purpose="targets") for role in ("train", "holdout"))
     outsiders, known = fresh[: len(fresh) // 2][: 2 * TARGETS], fresh[len(fresh) // 2 :]
     # Nobody asks about rows that repeat, so the attacker may know them; without them common rows would look leaked.
-    known = np.concatenate([known, np.flatnonzero(times[holdout] > 1)])
+    known = np.concatenate([known, np.setdiff1d(np.arange(len(holdout)), data.once["holdout"])])
     tried = min(TARGETS, len(members), len(outsiders))
     return Targets(
         members=members[:tried],
@@ -379,8 +377,3 @@ def _best(measured: Measured, question: Question) -> Finding:
     shown = f"had every try worked, {best.ceiling:.3f} beside {best.baseline:.3f} would have shown"
     failed = "Training rows were not told from held-out rows beyond chance"
     return replace(best, verdict=f"{failed} ({how}): these attacks failed, a stronger one may not; {shown}.")
-
-
-def seed_of(data: AuditInput) -> int | None:
-    """The random state as a finding keeps it."""
-    return None if data.random_state is None else int(data.random_state)

@@ -93,6 +93,7 @@ class Anonymeter(Auditor):
     """
 
     needs_environment = NAME
+    takes = "its environment (`tabveil env create anonymeter`), and 20 training and held-out rows without copies"
 
     def __init__(
         self, *, halves: tuple[Sequence[str], Sequence[str]] | None = None, limit_s: float = environments.LIMIT_S
@@ -225,11 +226,10 @@ def _dealt(columns: Sequence[Column]) -> tuple[Sequence[str], Sequence[str]]:
 
 def _tables(data: AuditInput) -> dict[str, pa.Table]:
     rows, targets = _people(data)
-    once = _once(data)
     tables = {"synthetic": _sent(data, "synthetic", _drawn(data, "synthetic", ROWS))}
     for role in _SIDES:
         tables[role] = _sent(data, role, _drawn(data, role, rows))
-        tables[f"{role}_targets"] = _sent(data, role, data.shuffled(role, once[role], purpose=NAME)[:targets])
+        tables[f"{role}_targets"] = _sent(data, role, data.shuffled(role, data.once[role], purpose=NAME)[:targets])
     return tables
 
 
@@ -252,13 +252,7 @@ def _people(data: AuditInput) -> tuple[int, int]:
     both, so that neither side is easier to be alone in.
     """
     sides = [len(data.groups[role]) for role in _SIDES]
-    return min(*sides, ROWS), min(*(len(rows) for rows in _once(data).values()), TARGETS)
-
-
-def _once(data: AuditInput) -> dict[str, Rows]:
-    """Of both real tables the rows that occur once in the two together."""
-    times = np.bincount(np.concatenate([data.groups[role] for role in _SIDES]))
-    return {role: np.flatnonzero(times[data.groups[role]] == 1) for role in _SIDES}
+    return min(*sides, ROWS), min(*(len(rows) for rows in data.once.values()), TARGETS)
 
 
 def _sent(data: AuditInput, role: str, rows: Rows) -> pa.Table:
@@ -301,8 +295,7 @@ def _words(code: NDArray[np.int64]) -> pa.Array:
 
 
 def _seed(data: AuditInput) -> int:
-    state = None if data.random_state is None else int(data.random_state)
-    return int(np.random.SeedSequence(state).generate_state(1)[0])
+    return int(np.random.SeedSequence(data.random_state).generate_state(1)[0])
 
 
 # ------------------------------------------------------------------------------------------------------------ findings

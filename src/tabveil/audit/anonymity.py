@@ -71,6 +71,8 @@ class Anonymity(Auditor):
       bins, missing, largest: as in `Policy`.
     """
 
+    takes = "`quasi_identifiers` in the schema, and for its attack training and held-out rows that are unique in them"
+
     def __init__(
         self, *, bins: int | Mapping[str, Cut] | None = BINS, missing: Missing = "value", largest: int = LARGEST
     ) -> None:
@@ -96,7 +98,10 @@ class Anonymity(Auditor):
         reason = lacking(data, roles=("holdout", "train", "synthetic"), what="Whether unique people turn up")
         if reason or all(c.tries for c in _uniques(data, policy)):
             return reason
-        return "Whether unique people turn up was not measured: no training row, or no held-out row, is unique."
+        return (
+            "Whether unique people turn up was not measured: no training row, or no held-out row, is unique in its "
+            "quasi-identifiers among all rows of both."
+        )
 
     def compute(self, data: AuditInput) -> list[Finding]:
         """One finding: real rows that are unique in their quasi-identifiers and turn up among the synthetic ones; its

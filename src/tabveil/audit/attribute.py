@@ -41,20 +41,20 @@ SYNTHETIC_ROWS = 20_000
 CLOSE = 0.05
 """Share of the declared range by which a guessed number may be off."""
 
+NAMED = 8
+"""More columns than this are not listed by name in a sentence."""
+
 SIDES = ("train", "holdout")
 
 _WHAT = "What can be guessed of people"
-
-_THREAT = (
-    "The attacker has the synthetic table, and knows all columns of some people but the sensitive ones; he takes those "
-    "from the synthetic row that is closest."
-)
 
 Rows = NDArray[np.int64]
 
 
 class Attribute(Auditor):
     """Sensitive cells of training rows guessed from the closest synthetic row, beside those of held-out rows."""
+
+    takes = "held-out rows, and `sensitive` columns or a `target` in the schema"
 
     def why_not(self, data: AuditInput) -> str:
         """There must be rows in all three tables, something to guess and something to guess it from."""
@@ -73,17 +73,19 @@ class Attribute(Auditor):
         """
         if self.why_not(data):
             return []
-        hidden = secrets(data.schema)
+        hidden, seen = secrets(data.schema), known(data.schema)
         counts = zip(hidden, *_guessed(data, hidden), strict=True)
         found = [
-            self._found(c, attack, control, len(hidden))
+            self._found(c, attack, control, together=len(hidden), seen=seen)
             for c, attack, control in counts
             if attack.tries and control.tries
         ]
         cost = f"guesses from {len(data.synthetic):,} synthetic rows, no fit"
         return [replace(f, seed=data.random_state, cost=cost) for f in found]
 
-    def _found(self, column: Column, attack: Count, control: Count, together: int) -> Finding:
+    def _found(
+        self, column: Column, attack: Count, control: Count, *, together: int, seen: Sequence[Column]
+    ) -> Finding:
         found = finding(
             auditor=self.plugin_name(),
             name=f"{column.name!r} of people in the table guessed from their other columns",
@@ -96,7 +98,7 @@ class Attribute(Auditor):
         return replace(
             found,
             verdict=_verdict(found, column, attack, control),
-            threat_model=_THREAT,
+            threat_model=_threat(seen),
             targets=f"{attack.tries:,} training and {control.tries:,} held-out rows that occur once",
         )
 
@@ -135,9 +137,7 @@ def _looked_at(data: AuditInput, targets: Mapping[str, Rows], columns: Sequence[
 
 def _targets(data: AuditInput, role: str) -> Rows:
     """Rows of one table that are attacked: TARGETS at most, none that occurs in the other real table or twice."""
-    times = np.bincount(np.concatenate([data.groups["train"], data.groups["holdout"]]))
-    once = np.flatnonzero(times[data.groups[role]] == 1)
-    return data.shuffled(role, once, purpose="attributed")[:TARGETS]
+    return data.shuffled(role, data.once[role], purpose="attributed")[:TARGETS]
 
 
 def _right(column: Column, truth: Codes, guess: Codes) -> Count:
@@ -145,6 +145,14 @@ def _right(column: Column, truth: Codes, guess: Codes) -> Count:
     right = (truth == guess) if not isinstance(column, Grid) else np.abs(truth - guess) <= CLOSE * column.units
     there = truth < values
     return Count(int((right & there & (guess < values)).sum()), int(there.sum()))
+
+
+def _threat(seen: Sequence[Column]) -> str:
+    names = ", ".join(c.name for c in seen) if len(seen) <= NAMED else f"{len(seen)} columns"
+    return (
+        f"The attacker has the synthetic table, and knows {names} of some people; what he wants to know of them he "
+        "takes from the synthetic row that is closest."
+    )
 
 
 def _verdict(found: Finding, column: Column, attack: Count, control: Count) -> str:

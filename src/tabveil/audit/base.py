@@ -27,7 +27,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tabveil.columns import Column
-from tabveil.encoding import INVALID, Codes, parse, size
+from tabveil.encoding import INVALID, Codes, numbered, parse, size, texts_of
 from tabveil.errors import UsageError
 from tabveil.records import Finding, Measurement
 from tabveil.schema import Schema
@@ -99,6 +99,7 @@ class AuditInput:
         state = self.random_state
         if state is not None and (isinstance(state, bool) or not isinstance(state, int | np.integer) or state < 0):
             raise UsageError("random_state must be a whole number from 0 up, or None.")
+        object.__setattr__(self, "random_state", None if state is None else int(state))
 
     def __repr__(self) -> str:
         return f"AuditInput({self.schema!r})"
@@ -129,12 +130,30 @@ class AuditInput:
         ends = np.cumsum([len(frame) for frame in self._frames.values()])
         return dict(zip(self._frames, np.split(group, ends[:-1]), strict=True))
 
+    @cached_property
+    def once(self) -> dict[str, NDArray[np.int64]]:
+        """Of the real tables that are there, by role, positions of the rows that occur once in both together, rising:
+        which table such a row is in is chance, as in a random split.
+        """
+        real = {role: self.groups[role] for role in ("train", "holdout") if role in self.groups}
+        times = np.bincount(np.concatenate(list(real.values())))
+        return {role: np.flatnonzero(times[group] == 1) for role, group in real.items()}
+
+    def units(self, role: str) -> NDArray[np.int64] | None:
+        """Each row's privacy unit in the table `role`, numbered from 0 as they are met, shape (rows,): as fits tell
+        them apart, rows without a name being one. None where the schema, or the table, names none.
+        """
+        unit, frame = self.schema.privacy_unit, self._frames[role]
+        if unit is None or unit not in frame:
+            return None
+        return numbered(texts_of(frame[unit]).fillna("").to_numpy(dtype=object))[0]
+
     def shuffled(self, role: str, rows: NDArray[np.int64], *, purpose: str) -> NDArray[np.int64]:
         """The positions `rows` of the table `role`, in an order that depends on the rows' content and on `purpose`.
 
         The first n of distinct rows are then a random sample of n; copies of one row stay next to each other.
         """
-        entropy = None if self.random_state is None else [int(self.random_state), zlib.crc32(purpose.encode())]
+        entropy = None if self.random_state is None else [self.random_state, zlib.crc32(purpose.encode())]
         salt = np.random.SeedSequence(entropy).generate_state(1, _UINT64)[0]
         hashes = np.full(len(rows), salt, dtype=_UINT64)
         for column in self.codes[role]:
@@ -175,11 +194,13 @@ class Auditor(ABC):
       needs_tables: whether what it finds is about the tables; one that fits made-up tables only is not held to them.
       needs_environment: the environment (`tabveil.environments`) that it works in, "" for none; where that was not
         made, it is none of the auditors that run by default.
+      takes: what it needs to say anything, in words that follow "needs": for whoever misses its numbers.
     """
 
     refits: ClassVar[bool] = False
     needs_tables: ClassVar[bool] = True
     needs_environment: ClassVar[str] = ""
+    takes: ClassVar[str] = ""
 
     @abstractmethod
     def compute(self, data: AuditInput) -> list[Finding]:

@@ -348,6 +348,7 @@ class Canary(Auditor):
 
     refits = True
     needs_tables = False
+    takes = "`refit` (`--refit`), and a schema without constraints between columns"
 
     def why_not(self, data: AuditInput) -> str:
         """As `Auditor.why_not`: fits are needed, and a schema from which worst-case neighbours can be made."""

@@ -28,6 +28,8 @@ _THREAT = (
 class Copies(Auditor):
     """Synthetic rows that repeat a training row, beside held-out rows that do."""
 
+    takes = "held-out rows"
+
     def why_not(self, data: AuditInput) -> str:
         """There must be rows in all three tables."""
         return lacking(data, roles=("holdout", "train", "synthetic"), what="How many rows are copies")

@@ -30,7 +30,6 @@ from tabveil.audit._membership_game import (
     per_attack,
     played,
     rows_of,
-    seed_of,
     targets_of,
     too_few,
 )
@@ -49,6 +48,8 @@ CELLS = 4_000_000_000
 
 class Membership(Auditor):
     """Training rows told from held-out rows by the best of eight attacks."""
+
+    takes = "at least 40 held-out rows and 20 training rows that occur once"
 
     def why_not(self, data: AuditInput) -> str:
         """There must be rows in all three tables, and enough of them that occur once."""
@@ -75,7 +76,7 @@ def measure(data: AuditInput) -> Measured:
 
 def _material(data: AuditInput, targets: Targets) -> Material:
     kept, times = _different(data, targets.groups(data))
-    entropy = None if data.random_state is None else [int(data.random_state), 1]
+    entropy = None if data.random_state is None else [data.random_state, 1]
     return Material(
         columns=data.schema.learned,
         synthetic=rows_of(data.codes["synthetic"], kept),
@@ -110,5 +111,5 @@ def _told(data: AuditInput, targets: Targets, material: Material) -> Told:
             + NO_BOUND
         ),
         cost=f"{material.row_pairs:,} pairs of rows and one classifier, no further fit",
-        seed=seed_of(data),
+        seed=data.random_state,
     )

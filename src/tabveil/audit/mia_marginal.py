@@ -54,7 +54,6 @@ from tabveil.audit._membership_game import (
     per_attack,
     played,
     rows_of,
-    seed_of,
     targets_of,
     too_few,
 )
@@ -79,6 +78,8 @@ class MIAMarginal(Auditor):
         synthetic rows.
       axes: the cells in which the model counts, for some or all columns; others are cut into public bins.
     """
+
+    takes = "at least 40 held-out rows and 20 training rows that occur once"
 
     def __init__(self, *, marginals: Sequence[Sequence[str]] | None = None, axes: Iterable[Axis] = ()) -> None:
         self._marginals, self._axes = marginals, tuple(axes)
@@ -174,5 +175,5 @@ def _told(data: AuditInput, targets: Targets, features: tuple[Features, Features
             + NO_BOUND
         ),
         cost=f"{few:,} and {many:,} marginals of {counted}{len(features[0].asked):,} asked rows, no further fit",
-        seed=seed_of(data),
+        seed=data.random_state,
     )

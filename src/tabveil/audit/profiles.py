@@ -34,7 +34,9 @@ from pathlib import Path
 from typing import Literal
 
 from tabveil._schema_text import did_you_mean, read_text
+from tabveil.audit import registry
 from tabveil.audit._profile_files import Citation, Profile, Requirement, parse
+from tabveil.audit.base import Auditor
 from tabveil.audit.rates import beyond
 from tabveil.errors import SchemaError, UsageError
 from tabveil.records import Finding, Judgement, Measurement, readable
@@ -42,15 +44,6 @@ from tabveil.records import Finding, Judgement, Measurement, readable
 __all__ = ["Citation", "Profile", "Requirement", "judge", "line", "load", "names"]
 
 _ENDINGS = (".yaml", ".yml")
-
-_NEEDS = {
-    "anonymeter": "its environment (`tabveil env create anonymeter`), and 20 training and held-out rows without copies",
-    "anonymity": "`quasi_identifiers` in the schema",
-    "attribute": "held-out rows, and `sensitive` columns or a `target` in the schema",
-    "copies": "held-out rows",
-    "membership": "at least 40 held-out rows and 20 training rows that occur once",
-    "mia_marginal": "at least 40 held-out rows and 20 training rows that occur once",
-}
 
 
 def names() -> list[str]:
@@ -122,7 +115,7 @@ def _judged(
     if asked.kind == "measured":
         answer = _of_counts(asked, [m for m in measurements if _is_measure(m, asked)])
     elif asked.kind == "attacked":
-        answer = _of_attacks(asked, [f for f in findings if _is_attack(f, asked)])
+        answer = _of_attacks(asked, [f for f in findings if f.auditor == asked.auditor and asked.finding in f.name])
     else:
         answer = _Answer("not answered", "No number of an audit answers this; a person has to.")
     return Judgement(
@@ -140,9 +133,8 @@ def _judged(
 
 
 def _absent(asked: Requirement, what: str, *, threshold: float | None) -> _Answer:
-    needs = _NEEDS.get(asked.auditor, "what that auditor asks for")
-    if asked.kind == "attacked" and asked.auditor == "anonymity":
-        needs += ", and training and held-out rows that are unique in them"
+    auditor: type[Auditor] = registry.get(asked.auditor)
+    needs = auditor.takes or "what that auditor asks for"
     if "population" in asked.table:
         needs += " and a `population`"
     where = f"There is no {what} here: run the auditor {asked.auditor!r}, which needs {needs}."
@@ -194,21 +186,24 @@ def _left_out(counted: Measurement) -> str:
 # ------------------------------------------------------------------------------------------------------------- attacks
 
 
-def _is_attack(found: Finding, asked: Requirement) -> bool:
-    """Whether a finding is one that the requirement speaks of, and a share beside what guessing gets: bounds on epsilon
-    and what stands beside a claim leave open no share that a limit could be taken of.
+def _is_share(found: Finding) -> bool:
+    """Whether a finding is a share beside what guessing gets: bounds on epsilon and what stands beside a claim leave
+    open no share that a limit could be taken of.
     """
-    shares = all(0 <= n <= 1 for n in (*found.interval, found.baseline))
-    return found.auditor == asked.auditor and asked.finding in found.name and found.baseline_of == "guessing" and shares
+    return found.baseline_of == "guessing" and all(0 <= n <= 1 for n in (*found.interval, found.baseline))
 
 
 def _of_attacks(asked: Requirement, found: Sequence[Finding]) -> _Answer:
-    """The worst of all matching findings decides: one that is not met, else one that is open, else the largest."""
+    """The worst of all matching shares decides: one that is not met, else one that is open, else the largest."""
     if not found:
         what = f"finding that speaks of {asked.finding!r}" if asked.finding else "finding"
         return _absent(asked, what, threshold=None)
+    shares = [f for f in found if _is_share(f)]
+    if not shares:
+        said = f"What the auditor {asked.auditor!r} found is beside a claim, or no share: guessing leaves nothing open."
+        return _Answer("not answered", said)
     ranks = {"not met": 0, "not answered": 1, "met": 2}
-    largest_first = sorted(found, key=lambda f: line(f, limit=asked.limit) - f.value)
+    largest_first = sorted(shares, key=lambda f: line(f, limit=asked.limit) - f.value)
     return min((_of_attack(asked, f) for f in largest_first), key=lambda a: ranks[a.outcome])
 
 

@@ -34,7 +34,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 import tabveil
 from tabveil.audit._membership_scores import NEIGHBOURS, Rows, around, rarity, scaled
@@ -91,6 +90,7 @@ class Shadow(Auditor):
     """
 
     refits = True
+    takes = "`refit` (`--refit`), and 20 training rows, some of which occur once"
 
     def __init__(
         self, *, targets: Sequence[str] = TARGETS, fits: int = FITS, rows: int = ROWS, jobs: int | None = None
@@ -104,7 +104,7 @@ class Shadow(Auditor):
     def why_not(self, data: AuditInput) -> str:
         """There must be a `refit`, a release, and training rows enough, some of which occur once."""
         if data.refit is None:
-            return f"{_WHAT} was not played: it takes `refit`, which fits the generator anew."
+            return f"{_WHAT} was not played: it takes `refit` (`--refit`), which fits the generator anew."
         reason = lacking(data, roles=("train", "synthetic"), what=_WHAT)
         if reason or (len(data.train) >= FEWEST_ROWS and len(_once(data)[1]) >= len(self.targets)):
             return reason
@@ -136,9 +136,8 @@ class Shadow(Auditor):
     def _cast(self, data: AuditInput) -> _Cast:
         chosen = _chosen(data, self.targets)
         left = np.setdiff1d(np.arange(len(data.train)), chosen)
-        unit = data.schema.privacy_unit
-        if unit is not None and unit in data.train:
-            units = pd.factorize(data.train[unit].astype("string"))[0]  # rows without a name, -1, are one unit
+        units = data.units("train")
+        if units is not None:
             left = left[~np.isin(units[left], units[chosen])]
         return _Cast(chosen, data.shuffled("train", left, purpose="shadow rows")[: self.rows])
 
@@ -149,7 +148,7 @@ class Shadow(Auditor):
         constant = _constant(fitted, side, self.fits)
         promised = data.promise is not None and math.isfinite(data.promise[0])
         void = constant and promised and not getattr(data.refit, "fresh_noise", False)
-        seed = 0 if data.random_state is None else int(data.random_state) % 2**32
+        seed = (data.random_state or 0) % 2**32
         asked = _Asked(
             whom=_named(self.targets, side),
             attack=_emptied(best(inside, outside, seed=seed), void=void),
@@ -204,7 +203,7 @@ def _game(data: AuditInput, cast: _Cast) -> Game:
     if data.refit is None:
         raise UsageError("There is no refit.")
     fresh = np.random.SeedSequence().generate_state(2, np.uint64)
-    entropy = (*map(int, fresh if data.random_state is None else [data.random_state]), VERSION)
+    entropy = (*(map(int, fresh) if data.random_state is None else [data.random_state]), VERSION)
     asked = (tuple(int(c[t]) for c in data.codes["train"]) for t in cast.targets)
     questions = tuple(target(codes, (*entropy, side)) for side, codes in enumerate(asked))
     return Game(
@@ -217,10 +216,11 @@ def _game(data: AuditInput, cast: _Cast) -> Game:
 
 
 def _file(data: AuditInput, cast: _Cast) -> Path:
-    """Name of the file of just these fits: of these rows, this refit, this schema and state."""
+    """Name of the file of just these fits: of these rows and their units, this refit, schema, state and version."""
     about = (VERSION, tabveil.__version__, data.schema.digest, data.random_state, repr(data.refit))
     total = hashlib.sha256(repr(about).encode())
-    for column in data.codes["train"]:
+    units = data.units("train")
+    for column in (*data.codes["train"], *(() if units is None else (units,))):
         total.update(column[np.concatenate([cast.targets, cast.base])].tobytes())
     return Path(f"shadow-{total.hexdigest()[:16]}.jsonl")
 
@@ -366,6 +366,5 @@ def _meaning_of_epsilon(bound: EpsilonBound, promise: tuple[float, float] | None
     most = f"an attack that is always right would have shown {bound.ceiling:.3f}"
     if bound.ceiling <= claimed:
         return f"So few fits cannot contradict the {claimed:g} that is promised: {most} ({tries})"
-    return (
-        f"Epsilon is at least {bound.low:.3f}, which does not contradict the promise of {claimed:g} ({tries}); {most}"
-    )
+    least = f"Epsilon is at least {bound.low:.3f}, which does" if bound.low else "These fits rule out no epsilon and do"
+    return f"{least} not contradict the promise of {claimed:g} ({tries}); {most}"

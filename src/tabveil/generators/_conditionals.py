@@ -9,6 +9,9 @@ Three parts, whose logits are added up:
 - `Attention` ("full"): a query for each column attends to the known cells, whose keys and values are functions of the
   cell alone, so that they are computed once (a KV cache in any order) and any set of columns may be known.
 
+What they call a column is a token of one: a column may be spelled by several (`tabveil.spelling`), which come one after
+the other. A later token's logits start at what charged counts say of it after those before it (`Within`).
+
 Training draws an order of the columns for every row anew (`Orders`); every column's loss given those before it counts
 (the autoregressive likelihood in that order). A row is one record, whatever its order.
 
@@ -24,12 +27,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from tabveil._torch import nn, torch
-from tabveil.conditionals import Reader
+from tabveil.encoding import Floats
+from tabveil.spelling import Spelling
+from tabveil.token_rows import Reader, Spelled
 
 Tensor = torch.Tensor
 
 EMBEDDED = 16
 """Width of a cell's embedding for `Perceptrons`."""
+
+PERIODS = (3.0, 1.75)
+"""Of the waves that embeddings of ordered values start as: the shortest, in values, how much longer each next is."""
 
 DROPPED = 0.1
 """Share of hidden units left out in a training step, where nothing is private."""
@@ -46,14 +54,16 @@ class Orders:
       base: positions of the columns; the label is the last.
       random, target_last: shares of the rows in random order, and in random order with the label last (Pred-LLM); the
         others are in `base` order.
+      tokens: the column of each token, where columns have several; a column's follow one another.
     """
 
     base: tuple[int, ...]
     random: float
     target_last: float
+    tokens: tuple[int, ...] = ()
 
     def known(self, rows: int, device: torch.device | str = "cpu") -> Tensor:
-        """Whether column j is before column i, shape (rows, columns i, columns j); chance is torch's own."""
+        """Whether token j is before token i, shape (rows, tokens i, tokens j); chance is torch's own."""
         columns = len(self.base)
         rank, kind = torch.rand(rows, columns, device=device), torch.rand(rows, 1, device=device)
         based = torch.empty(columns, device=device)
@@ -62,7 +72,12 @@ class Orders:
         last[self.base[-1]] = 2.0
         rank = torch.where(kind < self.random, rank, rank + last)
         rank = torch.where(kind < self.random + self.target_last, rank, based)
-        return rank[:, None, :] < rank[:, :, None]
+        if not self.tokens:
+            return rank[:, None, :] < rank[:, :, None]
+        column = torch.tensor(self.tokens, device=device)
+        rank = rank[:, column]
+        within = (column[None] == column[:, None]).tril(-1)
+        return (rank[:, None, :] < rank[:, :, None]) | within
 
 
 class Part(nn.Module, ABC):
@@ -82,22 +97,49 @@ class Part(nn.Module, ABC):
         """A reader of so many rows."""
 
 
+class Within(nn.Module):
+    """What charged counts say of later tokens after those before them in their columns.
+
+    Args:
+      spellings: of the columns.
+      shares: of their cells, one array per column.
+    """
+
+    def __init__(self, spellings: Sequence[Spelling], shares: Sequence[Floats]) -> None:
+        super().__init__()
+        self.spelled = Spelled(spellings)
+        lifts = [x for s, p in zip(spellings, shares, strict=True) for x in s.lifts(p)]
+        for t in self.spelled.later:
+            self.register_buffer(f"lift{t}", torch.from_numpy(lifts[t]).float(), persistent=False)
+
+    def forward(self, logits: list[Tensor], tokens: Tensor) -> list[Tensor]:
+        """Logits of all tokens, each of shape (rows, values), lifted; `tokens` has (rows, tokens)."""
+        found = list(logits)
+        for t in self.spelled.later:
+            found[t] = found[t] + self.spelled.after(self.get_buffer(f"lift{t}"), tokens, t)
+        return found
+
+
 class Conditionals(nn.Module):
     """The distribution of every column given any others: the sum of its parts.
 
     Args:
       sizes: cells per column.
       parts: by name, one at least.
+      within: of columns that are spelled by several tokens; readers leave it to the law.
     """
 
-    def __init__(self, sizes: Sequence[int], parts: dict[str, Part]) -> None:
+    def __init__(self, sizes: Sequence[int], parts: dict[str, Part], within: Within | None = None) -> None:
         super().__init__()
         self.sizes = list(sizes)
         self.parts: Any = nn.ModuleDict(parts)
+        self.within = within
 
     def forward(self, cells: Tensor, known: Tensor) -> Tensor:
         """Negative log-likelihood of each row, shape (rows,): columns added up, each given those known there."""
         logits = [sum(parts) for parts in zip(*(p(cells, known) for p in self.parts.values()), strict=True)]
+        if self.within is not None:
+            logits = self.within(logits, cells)
         losses = [
             nn.functional.cross_entropy(part, at, reduction="none") for part, at in zip(logits, cells.T, strict=True)
         ]
@@ -222,9 +264,10 @@ class Perceptrons(Part):
       sizes: cells per column.
       shares: as `Wide`.
       hidden: width of each hidden layer.
+      ordered: whether neighbouring cells are alike, for each column; none where nothing is said.
     """
 
-    def __init__(self, sizes: Sequence[int], shares: Tensor, hidden: int) -> None:
+    def __init__(self, sizes: Sequence[int], shares: Tensor, hidden: int, ordered: Sequence[bool] = ()) -> None:
         super().__init__()
         self.sizes, self.starts = list(sizes), _starts(sizes)
         columns = len(sizes)
@@ -233,6 +276,7 @@ class Perceptrons(Part):
         self.out: Any = nn.ModuleList(nn.Linear(hidden, n) for n in sizes)
         with torch.no_grad():
             self.embedding.weight.mul_(0.5)
+        _wave(self.embedding, sizes, ordered, 0.5)
         layer: Any
         for layer in self.hidden:
             nn.init.normal_(layer.weight, std=1 / math.sqrt(columns * EMBEDDED / 2))
@@ -316,12 +360,16 @@ class Attention(Part):
       shares: as `Wide`.
       hidden: width, a multiple of HEADS.
       layers: how many.
+      ordered: as `Perceptrons`.
     """
 
-    def __init__(self, sizes: Sequence[int], shares: Tensor, hidden: int, layers: int) -> None:
+    def __init__(
+        self, sizes: Sequence[int], shares: Tensor, hidden: int, layers: int, ordered: Sequence[bool] = ()
+    ) -> None:
         super().__init__()
         self.sizes, self.starts = list(sizes), _starts(sizes)
         self.cell, self.asked = nn.Embedding(sum(sizes), hidden), nn.Embedding(len(sizes), hidden)
+        _wave(self.cell, sizes, ordered, 1.0)
         self.layers: Any = nn.ModuleList(_Layer(hidden) for _ in range(layers))
         self.out: Any = nn.ModuleList(nn.Linear(hidden, n) for n in sizes)
         _begin(self.out, shares, sizes, scale=0.1)
@@ -401,6 +449,19 @@ class _AttentionReader(Reader):
 # ------------------------------------------------------------------------------------------------------------- common
 def _starts(sizes: Sequence[int]) -> list[int]:
     return [sum(sizes[:i]) for i in range(len(sizes))]
+
+
+def _wave(embedding: Any, sizes: Sequence[int], ordered: Sequence[bool], scale: float) -> None:
+    """Embeddings of ordered values as sines and cosines of where they stand, so that near ones are told apart as easily
+    as far ones (Vaswani et al. 2017, 3.5).
+    """
+    width = embedding.weight.shape[1] // 2
+    period = PERIODS[0] * PERIODS[1] ** (torch.arange(width) * (8 / width))
+    for start, size, kept in zip(_starts(sizes), sizes, ordered, strict=False):
+        if kept:
+            angle = 2 * math.pi * torch.arange(size)[:, None] / period
+            with torch.no_grad():
+                embedding.weight[start : start + size] = scale * torch.cat([angle.cos(), angle.sin()], 1)
 
 
 def _begin(layers: Any, shares: Tensor, sizes: Sequence[int], *, scale: float = 0.0) -> None:

@@ -280,12 +280,23 @@ class DeepGenerator(Resuming):
         rest = 1 - sum(self.shares.values()) - sum(self.sums.values())
         parts = [
             refining(schema, self.shares["refine"]),
-            Part(tuple(one_way_label(c) for c in schema.modelled), self.shares["one_way"]),
+            Part((*(one_way_label(c) for c in schema.modelled), *self._also(schema)), self.shares["one_way"]),
             *(Part((label,), share) for label, share in self.sums.items()),
             Part((TRAINING,), rest),
         ]
         spends = divide(parts, schema, epsilon=self.epsilon, delta=self.delta)
         return tuple(_as_sum(s) if s.label in self.sums else s for s in spends[:-1])
+
+    def _histograms(self, labels: tuple[str, ...], share: float, schema: Schema) -> tuple[Spend, ...]:
+        """Histograms that together cost this part of the rho that (epsilon, delta) would buy; nothing for no labels."""
+        if not labels:
+            return ()
+        parts = [Part(labels, share), Part((TRAINING,), 1 - share)]
+        return tuple(s for s in divide(parts, schema, epsilon=self.epsilon, delta=self.delta) if s.label in labels)
+
+    def _also(self, schema: Schema) -> tuple[str, ...]:
+        """Labels of histograms of single columns that are charged beside the one-way counts, each as one of these."""
+        return ()
 
     def _training(self, plan: Plan, counted: Counted) -> Schedule:
         """The training that `plan` charges; without privacy, batches of PLAIN_BATCH rows."""
@@ -307,17 +318,25 @@ class DeepGenerator(Resuming):
             self._net = self._trained(rows, plan, self._counted).eval().requires_grad_(False)
             law = self._plain_law(self._counted, self._net)
             if self.match:
-                law = law.finely_matched(self._counted.shares, np.random.default_rng(1))
+                law = law.finely_matched(self._wanted(self._counted), np.random.default_rng(1))
         self._law = law
+
+    def _wanted(self, counted: Counted) -> Sequence[Floats]:
+        """Shares to which the law's cells are matched, one array per column."""
+        return counted.shares
 
     def _count(self, rows: PrivateRows, plan: Plan) -> Counted:
         """Axes, one-way shares and the row count, from charged counts alone."""
-        noise = refining_noise(self.schema, plan.spends)
-        axes = start_axes(self.schema.modelled, rows, sigma=noise, cells=self.cells or self._cells_for(plan))
+        axes = self._start(rows, plan)
         final, measured = count_columns(axes, rows, plan, tell=lambda share: self._tell("counting columns", share))
         model = estimate([a.size for a in final], measured)
         shares = tuple(np.asarray(model.marginal((i,)) / model.total) for i in range(len(final)))
         return Counted(tuple(final), shares, float(model.total))
+
+    def _start(self, rows: PrivateRows, plan: Plan) -> list[Axis]:
+        """Axes of which one-way counts are taken."""
+        noise = refining_noise(self.schema, plan.spends)
+        return start_axes(self.schema.modelled, rows, sigma=noise, cells=self.cells or self._cells_for(plan))
 
     def _cells_for(self, plan: Plan) -> Callable[[float], int]:
         sigma = noise_of(plan.spends, one_way_label(self.schema.modelled[0]))

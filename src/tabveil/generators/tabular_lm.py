@@ -2,9 +2,11 @@
 Venkatesh 2024, "Generating Realistic Tabular Data with Large Language Models") without the language.
 
 What the paper gains, it gains by order: features permuted, the label last, rows begun by each feature in turn, and the
-label asked for once all features are there. Here a column is one token (a category, a cell of a number, missing), the
-network gives the distribution of any column given any others (`_conditionals`), and every row is valid, since a column
-has no logits but its own. Rows are drawn by `tabveil.conditionals`: any subset of columns may be given.
+label asked for once all features are there. Here a column is one token (a category, a cell of a number, missing), or
+several: a date's week, weekday and hour, and where nothing is private a number's cell and its place within it
+(`tabveil.spelling`). The network gives the distribution of any column given any others (`_conditionals`), and every row
+is valid, since a column has no logits but its own. Rows are drawn by `tabveil.conditionals`: any subset of columns may
+be given.
 
 Without privacy the network is one hidden layer per column ("fast"), or attention ("full"). Under DP-SGD it is one
 linear map per pair of columns, which is a convex model. Or it is trained in two stages: `marginal_share` of the budget
@@ -14,13 +16,16 @@ any-order model of what the marginals say.
 
 Privacy: charged histograms (or the marginal model's charged answers) and one charged training (`_deep`, `sgd`),
 together at most epsilon at delta. Which order a row is read in is drawn for each row by itself, and a row is one record
-whatever its order. Hidden layers see no private row where anything is private. The rest is post-processing.
+whatever its order. Hidden layers see no private row where anything is private. Where columns are read as several
+tokens, dates' weekdays and hours are one more charged histogram each, which the plan names by public knowledge alone
+(unit: the schema's; add or remove one; sensitivity k); where cells are cut follows from charged counts. The rest is
+post-processing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -31,16 +36,20 @@ import pandas as pd
 
 from tabveil._torch import nn, torch
 from tabveil.accounting import Spend
+from tabveil.columns import Column
 from tabveil.conditionals import ConditionalLaw
-from tabveil.encoding import Floats, encode_present
+from tabveil.domains import brief, in_weeks, settled
+from tabveil.encoding import Axis, Floats, encode_present
 from tabveil.errors import UsageError
-from tabveil.generators._conditionals import HEADS, Attention, Conditionals, Orders, Part, Perceptrons, Wide
-from tabveil.generators._deep import TRAINING, Cells, Counted, DeepGenerator, between
+from tabveil.generators._conditionals import HEADS, Attention, Conditionals, Orders, Part, Perceptrons, Wide, Within
+from tabveil.generators._deep import LEAST_SHARE, TRAINING, Cells, Counted, DeepGenerator, between
 from tabveil.generators._marginals import MarginalGenerator
 from tabveil.generators.base import Form, Plan, Progress, check_subset, create, whole
 from tabveil.mechanisms import PrivateRows
 from tabveil.schema import Schema
 from tabveil.sgd import Average, Course, Descent, Schedule, warm_up
+from tabveil.spelling import Written, calendar_axes, calendar_parts, raked
+from tabveil.token_rows import Spelled
 
 Tensor = torch.Tensor
 
@@ -93,6 +102,22 @@ MADE_UP = 600
 BATCH = 500
 """Of these rows at a time."""
 
+CALENDAR_SHARE = 0.08
+"""For weekdays and hours beside a marginal model: part of the budget that the model leaves."""
+
+
+class Tokens(nn.Module):
+    """Codes, shape (rows, columns as schema.modelled) -> tokens, shape (rows, tokens), each row by itself."""
+
+    def __init__(self, written: Written) -> None:
+        super().__init__()
+        self.cells, self.spelled = Cells(written.axes), Spelled(written.spellings)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """By axes that are charged or public."""
+        found: Tensor = self.spelled(self.cells(codes))
+        return found
+
 
 class Likelihood(nn.Module):
     """Codes, shape (rows, columns as schema.modelled) -> negative log-likelihood of each row in orders of its own.
@@ -100,19 +125,19 @@ class Likelihood(nn.Module):
     Privacy: however many orders are averaged, a row has one loss and one gradient, which is clipped as one.
 
     Args:
-      counted: axes of the columns.
+      written: how the columns are read.
       net: gives every column's distribution.
       orders: that rows are read in.
       averaged: how many of a row's, drawn anew each, from 1.
     """
 
-    def __init__(self, counted: Counted, net: Conditionals, orders: Orders, *, averaged: int = 1) -> None:
+    def __init__(self, written: Written, net: Conditionals, orders: Orders, *, averaged: int = 1) -> None:
         super().__init__()
-        self.cells, self.net, self.orders, self.averaged = Cells(counted.axes), net, orders, averaged
+        self.tokens, self.net, self.orders, self.averaged = Tokens(written), net, orders, averaged
 
     def forward(self, codes: Tensor) -> Tensor:
         """Shape (rows,)."""
-        cells = self.cells(codes)
+        cells = self.tokens(codes)
         losses = [self.net(cells, self.orders.known(len(cells), cells.device)) for _ in range(self.averaged)]
         return torch.stack(losses).mean(0)
 
@@ -126,6 +151,7 @@ class TabularLM(DeepGenerator):
       marginal_share: part of a private budget, 0 to 1, for a marginal model on whose rows hidden layers are trained; 0
         is DP-SGD alone, 1 leaves nothing for it. Without privacy only 0.
       pretraining: steps on rows of the marginal model, from 1; they cost no privacy.
+      parts: whether dates are read as several tokens, and where nothing is private wide number columns too.
       orders: in how many orders a row is read in a step on real rows, 1 to 16: its loss is their average.
       temperature: of sampling, above 0 and at most 10; below 1 likely values become likelier.
       top_p: of sampling, above 0 and at most 1: of every column of every row the likeliest cells of this probability.
@@ -160,6 +186,7 @@ class TabularLM(DeepGenerator):
         layers: int = LAYERS,
         marginal_share: float | None = None,
         pretraining: int = PRETRAINING,
+        parts: bool = True,
         orders: int = 1,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -189,7 +216,10 @@ class TabularLM(DeepGenerator):
             raise UsageError("checkpoints resume a training; with marginal_share 1 there is none: leave them out.")
         self.pretraining = whole("pretraining", pretraining, 1, 10_000_000)
         self.orders = whole("orders", orders, 1, 16)
+        self.parts = bool(parts)
         self._marginal: MarginalGenerator | None = None
+        self._calendars: list[list[Floats]] | None = None
+        self._known: tuple[Counted, Written] | None = None
 
     def _checked_share(self, share: float) -> float:
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
@@ -233,7 +263,18 @@ class TabularLM(DeepGenerator):
         return made
 
     def _beside(self, schema: Schema) -> tuple[Spend, ...]:
-        return self._marginal_of(schema)._spends(schema) if self._share else super()._beside(schema)
+        if not self._share:
+            return super()._beside(schema)
+        return (*self._marginal_of(schema)._spends(schema), *self._calendar_spends(schema))
+
+    def _calendar_spends(self, schema: Schema) -> tuple[Spend, ...]:
+        """What weekdays and hours cost beside a marginal model: a part of what that leaves."""
+        labels = self._also(schema)
+        return self._histograms(labels, CALENDAR_SHARE * (1 - self._share), schema)
+
+    def _also(self, schema: Schema) -> tuple[str, ...]:
+        parted = schema.modelled if self._parted else ()
+        return tuple(calendar_label(c, part) for c in parted for part in calendar_parts(c))
 
     def _spends(self, schema: Schema) -> tuple[Spend, ...]:
         return super()._spends(schema) if self._trains or not self.delta else self._beside(schema)
@@ -249,38 +290,85 @@ class TabularLM(DeepGenerator):
     def _learn(self, rows: PrivateRows, plan: Plan) -> None:
         try:
             if self._share:
-                self._marginal = self._kept("marginals", lambda: self._marginals(rows, plan), self._marginal_form)
+                both = self._kept("marginals", lambda: self._marginals(rows, plan), self._marginal_form)
+                self._marginal, self._calendars = both
             super()._learn(rows, plan)
         finally:
-            self._marginal = None
+            self._marginal, self._calendars = None, None
 
-    def _marginals(self, rows: PrivateRows, plan: Plan) -> MarginalGenerator:
-        """The marginal model, fitted to `rows` by the steps that `plan` charges for it."""
+    def _marginals(self, rows: PrivateRows, plan: Plan) -> tuple[MarginalGenerator, list[list[Floats]]]:
+        """The marginal model, fitted to `rows` by the steps that `plan` charges for it; counts of weekdays and hours.
+
+        They are learned together: what a process that was stopped in between has asked for is not asked for again.
+        """
+        calendars = self._counted_calendars(rows)
         made = self._marginal_of(self.schema)
         made._schema = self.schema
         made._learn(rows, plan)
-        return made
+        return made, calendars
 
     @property
-    def _marginal_form(self) -> Form[MarginalGenerator]:
-        def pack(made: MarginalGenerator) -> dict[str, Any]:
-            arrays, state = made._state()
-            return {"arrays": arrays, "state": state}
+    def _marginal_form(self) -> Form[tuple[MarginalGenerator, list[list[Floats]]]]:
+        def pack(both: tuple[MarginalGenerator, list[list[Floats]]]) -> dict[str, Any]:
+            arrays, state = both[0]._state()
+            return {"arrays": arrays, "state": state, "calendars": both[1]}
 
-        def unpack(tree: Mapping[str, Any]) -> MarginalGenerator:
+        def unpack(tree: Mapping[str, Any]) -> tuple[MarginalGenerator, list[list[Floats]]]:
             made = self._marginal_of(self.schema)
             made._schema = self.schema
             made._restore(dict(tree["arrays"]), dict(tree["state"]))
-            return made
+            return made, [list(counts) for counts in tree["calendars"]]
 
         return pack, unpack
 
     def _count(self, rows: PrivateRows, plan: Plan) -> Counted:
-        if self._marginal is None:
-            return super()._count(rows, plan)
+        if self._marginal is None or self._calendars is None:
+            return self._raked(super()._count(rows, plan), self._counted_calendars(rows))
         model = self._marginal._fitted_model
         shares = tuple(np.asarray(model.marginal((i,)) / model.total) for i in range(len(self._marginal._axes)))
-        return Counted(tuple(self._marginal._axes), shares, float(model.total))
+        return self._raked(Counted(tuple(self._marginal._axes), shares, float(model.total)), self._calendars)
+
+    @property
+    def _parted(self) -> bool:
+        """Whether columns may be read as several tokens: not where nothing would learn what they say of each other."""
+        return self.parts and self._trains
+
+    def _start(self, rows: PrivateRows, plan: Plan) -> list[Axis]:
+        axes = super()._start(rows, plan)
+        return [in_weeks(a) for a in axes] if self._parted else axes
+
+    def _counted_calendars(self, rows: PrivateRows) -> list[list[Floats]]:
+        """Counts of weekdays and hours, for every column, each under its own charge."""
+        asked = [calendar_axes(c) if self._parted else [] for c in self.schema.modelled]
+        axes = [a for some in asked for a in some]
+        if axes:
+            rows.tabulate([(a,) for a in axes])
+        found = [[rows.counts([a], label=n).astype(np.float64) for n, a in self._labelled(some)] for some in asked]
+        rows.forget(axes)
+        return found
+
+    def _labelled(self, axes: Sequence[Axis]) -> Iterator[tuple[str, Axis]]:
+        """The calendar axes of one column, with what they are charged under."""
+        labels = [calendar_label(a.column, p) for a in axes[:1] for p in calendar_parts(a.column)]
+        return zip(labels, axes, strict=False)
+
+    def _raked(self, counted: Counted, calendars: Sequence[Sequence[Floats]]) -> Counted:
+        """Dates with the weekdays and hours that were counted."""
+        if not self._parted:
+            return counted
+        columns = zip(counted.axes, counted.shares, calendars, strict=True)
+        return replace(
+            counted, axes=tuple(raked(a, s, [settled(c, counted.total) for c in counts]) for a, s, counts in columns)
+        )
+
+    def _written(self, counted: Counted) -> Written:
+        if self._known is None or self._known[0] is not counted:
+            places = math.isinf(self.epsilon)
+            self._known = counted, Written.of(counted.axes, counted.shares, parts=self._parted, places=places)
+        return self._known[1]
+
+    def _wanted(self, counted: Counted) -> Sequence[Floats]:
+        return self._written(counted).shares
 
     def _cells_for(self, plan: Plan) -> Any:
         return super()._cells_for(plan) if plan.private else lambda rows: CELLS
@@ -294,27 +382,29 @@ class TabularLM(DeepGenerator):
         names = [c.name for c in self.schema.modelled]
         return tuple(sorted(range(len(names)), key=lambda i: names[i] == self.schema.target))
 
-    def _orders(self) -> Orders:
-        return Orders(self._order(), *ORDERS)
+    def _orders(self, written: Written) -> Orders:
+        return Orders(self._order(), *ORDERS, written.columns)
 
-    def _part(self, counted: Counted) -> Part:
+    def _part(self, written: Written) -> Part:
         """The hidden layers."""
+        ordered = written.ordered if self._parted and math.isinf(self.epsilon) else ()
         if self.size == "full":
-            return Attention(counted.sizes, counted.flat, self._hidden, self.layers)
-        return Perceptrons(counted.sizes, counted.flat, self._hidden)
+            return Attention(written.sizes, flat(written), self._hidden, self.layers, ordered)
+        return Perceptrons(written.sizes, flat(written), self._hidden, ordered)
 
     def _untrained(self, counted: Counted) -> Conditionals:
-        parts: dict[str, Part] = {}
+        parts, written = dict[str, Part](), self._written(counted)
         if self._share or math.isinf(self.epsilon):
-            parts["deep"] = self._part(counted)
+            parts["deep"] = self._part(written)
         if self._trains and math.isfinite(self.epsilon):
-            parts["wide"] = Wide(counted.sizes, counted.flat, biased=not parts)
-        return Conditionals(counted.sizes, parts)
+            parts["wide"] = Wide(written.sizes, flat(written), biased=not parts)
+        within = Within(written.spellings, written.shares) if written.columns else None
+        return Conditionals(written.sizes, parts, within)
 
     def _trained(self, rows: PrivateRows, plan: Plan, counted: Counted) -> nn.Module:
         net = self._untrained(counted).to(self.device)
         if self._marginal is not None:
-            self._pretrain(net)
+            self._pretrain(net, counted)
         if self._trains:
             self._descend(net, rows, plan, counted)
         return net
@@ -322,7 +412,8 @@ class TabularLM(DeepGenerator):
     def _descend(self, net: Conditionals, rows: PrivateRows, plan: Plan, counted: Counted) -> None:
         """Train on the rows: linear maps by DP-SGD, hidden layers where nothing is private."""
         schedule = self._training(plan, counted)
-        likelihood = Likelihood(counted, net, self._orders(), averaged=self.orders)
+        written = self._written(counted)
+        likelihood = Likelihood(written, net, self._orders(written), averaged=self.orders)
         rate = self.learning_rate or (LEARNING_RATE if plan.private else PLAIN_LEARNING_RATE)
         trained = [p for p in net.parameters() if p.requires_grad]
         average = Average(likelihood, decay=DECAY[not plan.private])
@@ -335,11 +426,12 @@ class TabularLM(DeepGenerator):
         self._run(Descent(likelihood, rows, schedule=schedule, clip=CLIP, expected_units=expected), course)
         average.copy_to(likelihood)
 
-    def _pretrain(self, net: Conditionals) -> None:
+    def _pretrain(self, net: Conditionals, counted: Counted) -> None:
         """Train the hidden layers on rows of the marginal model, and leave them as they are from then on."""
-        deep, orders = net.parts["deep"], self._orders()
-        alone, steps = Conditionals(net.sizes, {"deep": deep}), self.pretraining
-        cells = self._made_up()
+        written = self._written(counted)
+        deep, orders = net.parts["deep"], self._orders(written)
+        alone, steps = Conditionals(net.sizes, {"deep": deep}, net.within), self.pretraining
+        cells = self._made_up(written)
         optimizer = torch.optim.Adam(deep.parameters(), lr=PLAIN_LEARNING_RATE, betas=BETAS)
         average, factor = Average(deep, decay=DECAY[1]), warm_up(round(WARM_UP * steps))
         for step in range(steps):
@@ -354,27 +446,38 @@ class TabularLM(DeepGenerator):
         average.copy_to(deep)
         deep.eval().requires_grad_(False)
 
-    def _made_up(self) -> Tensor:
-        """Cells of rows drawn from the marginal model, shape (rows, columns)."""
+    def _made_up(self, written: Written) -> Tensor:
+        """Tokens of rows drawn from the marginal model, shape (rows, tokens)."""
         if self._marginal is None:
             raise TypeError("there is no marginal model")
-        drawn = self._marginal._fitted_model.sample(
-            MADE_UP * self.pretraining, np.random.default_rng(self.random_state)
-        )
-        return torch.from_numpy(np.asarray(drawn, dtype=np.int64))
+        rng = np.random.default_rng(self.random_state)
+        drawn = np.asarray(self._marginal._fitted_model.sample(MADE_UP * self.pretraining, rng), dtype=np.int64)
+        if not written.columns:
+            return torch.from_numpy(drawn)
+        return torch.from_numpy(written.drawn(drawn, rng))
 
     # -------------------------------------------------------------------------------------------------------- sample
     def _plain_law(self, counted: Counted, net: nn.Module) -> ConditionalLaw:
         net = net.to(self.device)
         if not isinstance(net, Conditionals):
             raise TypeError("no network of conditionals")
-        return ConditionalLaw.of(counted.axes, net.opened, order=self._order(), starts=counted.shares)
+        written = self._written(counted)
+        return ConditionalLaw.of(
+            written.axes,
+            net.opened,
+            order=self._order(),
+            starts=written.shares,
+            spellings=written.spellings,
+            lifted=True,
+        )
 
     @property
     def _drawing(self) -> ConditionalLaw:
         law = self._fitted[2]
         if not isinstance(law, ConditionalLaw):
             raise TypeError("no law of conditionals")
+        if (law.temperature, law.top_p) == (self.temperature, self.top_p):
+            return law
         return replace(law, temperature=self.temperature, top_p=self.top_p)
 
     def log_prob(self, table: pd.DataFrame) -> Floats:
@@ -397,6 +500,16 @@ class TabularLM(DeepGenerator):
         check_subset(self.schema, table)
         self.schema.check_columns(table.columns)
         return self._drawing.log_prob({c.name: encode_present(c, table[c.name]) for c in self.schema.modelled})
+
+
+def calendar_label(column: Column, part: str) -> str:
+    """Label of a histogram of the column's weekdays, or of its hours."""
+    return f"{part} of {brief(column)}"
+
+
+def flat(written: Written) -> Tensor:
+    """Shares of all tokens' values side by side, shape (values,), none below LEAST_SHARE."""
+    return torch.from_numpy(np.concatenate(written.margins)).float().clamp(min=LEAST_SHARE)
 
 
 def steps_for(epsilon: float) -> int:

@@ -48,6 +48,17 @@ def claimed(finding: Entry) -> bool:
     return finding.get("baseline_of") == "claim"
 
 
+def claims(findings: Sequence[Entry]) -> list[tuple[Entry, str]]:
+    """Attacks on what is claimed, which no picture of shares beside guessing has room for, each with its outcome."""
+    return [(f, _outcome(f)) for f in findings if claimed(f)]
+
+
+def _outcome(finding: Entry) -> str:
+    if beyond(finding):
+        return "contradicted"
+    return "not contradicted" if _figure(finding["ceiling"]) > _figure(finding["baseline"]) else "not answered"
+
+
 def groups(entries: Sequence[Entry], key: str) -> dict[str, list[Entry]]:
     """Records by the value of `key`, in order."""
     found: dict[str, list[Entry]] = {}
@@ -63,7 +74,7 @@ def about(findings: Sequence[Entry]) -> list[str]:
     seeds = sorted({f["seed"] for f in findings if f.get("seed") is not None})
     effort = [f"Cost: {'; '.join(costs)}."] if costs else []
     repeated = [f"Random state: {', '.join(map(str, seeds))}."] if seeds else []
-    return [*dict.fromkeys(s for s in said if s), *effort, *repeated]
+    return [s for s in (*dict.fromkeys(said), " ".join([*effort, *repeated])) if s]
 
 
 # ------------------------------------------------------------------------------------------------------------ intervals
@@ -246,11 +257,6 @@ def _parts(measurement: Entry, scale: float) -> Drawing:
         "value": f"{percent(_share(measurement, SIZES[-1][0]))}, k = {number(measurement['value'])}",
         "text": f"{_whole(measurement)}; of its rows (each share with those before) {', '.join(told)}",
     }
-
-
-def worst_first(measurements: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Measurements by table, those over the same columns together."""
-    return groups(measurements, "table")
 
 
 def _figure(value: Any) -> float:

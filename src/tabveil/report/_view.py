@@ -38,7 +38,7 @@ Document = Mapping[str, Any]
 def title_case(name: str) -> str:
     """A plugin's name as a heading: "ml_utility" becomes "Ml utility"."""
     words = name.replace("_", " ").strip()
-    special = {"ml utility": "Machine-learning utility"}
+    special = {"ml utility": "Machine-learning utility", "mia marginal": "Membership by marginals"}
     return special.get(words, words[:1].upper() + words[1:])
 
 

@@ -203,8 +203,9 @@ def _attacks(document: Document) -> list[str]:
     ]
     heads = ["attack", "result", "interval", "baseline", "control", "ceiling", "verdict"]
     if rows:
-        said = [s for found in _audit.groups(document["findings"], "auditor").values() for s in _audit.about(found)]
-        blocks += [_table(heads, rows, right=frozenset(range(1, 6))), *_bullets(dict.fromkeys(said))]
+        by = _audit.groups(document["findings"], "auditor")
+        said = [f"{name}: {' '.join(_audit.about(found))}" for name, found in by.items()]
+        blocks += [_table(heads, rows, right=frozenset(range(1, 6))), *_bullets(said)]
     elif not blocks[1]:
         blocks.append("No attack was run on this table.")
     return [*blocks, *_judged(document), *_counted(document)]
@@ -232,7 +233,7 @@ def _judged(document: Document) -> list[str]:
 def _counted(document: Document) -> list[str]:
     """What was counted, by table."""
     blocks = []
-    for table, entries in _audit.worst_first(document.get("measurements", [])).items():
+    for table, entries in _audit.groups(document.get("measurements", []), "table").items():
         rows = [
             [
                 escape(m["name"]),

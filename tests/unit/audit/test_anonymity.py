@@ -463,7 +463,9 @@ def test_reasons_for_no_finding() -> None:
     (said,) = notes(AuditInput(**tables, holdout=None, schema=AGED), auditors=["anonymity"])
     assert said == "Whether unique people turn up was not measured: there are no held-out rows."
     (said,) = notes(AuditInput(**tables, holdout=train, schema=AGED), auditors=["anonymity"])
-    assert said.endswith("no training row, or no held-out row, is unique.")
+    assert said.endswith(
+        "no training row, or no held-out row, is unique in its quasi-identifiers among all rows of both."
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- errors

@@ -56,6 +56,17 @@ def test_a_table_that_repeats_its_rows_tells_what_is_in_them() -> None:
     assert "'ill' is guessed right for 100.0% of training rows" in ill.verdict
 
 
+def test_the_attacker_knows_what_the_schema_says() -> None:
+    frames = [table(50, seed) for seed in range(3)]
+    assert "knows age, zip of some people" in run(*frames)[0].threat_model
+    bare = dataclasses.replace(SCHEMA, quasi_identifiers=(), sensitive=("ill",))
+    assert "knows age, zip, income of some people" in run(*frames, bare)[0].threat_model
+    many = tuple(Integer(name=f"n{i}", low=0, high=9) for i in range(9))
+    wide = [f.assign(**{c.name: 0 for c in many}) for f in frames]
+    bare = dataclasses.replace(bare, columns=(*SCHEMA.columns, *many))
+    assert "knows 12 columns of some people" in run(*wide, bare)[0].threat_model
+
+
 def test_what_a_table_tells_of_everybody_is_no_leak() -> None:
     """Illness follows from age: it is guessed of nine in ten whether or not they were in the table."""
     ill, income = run(table(2_000, 1, law=True), table(1_000, 2, law=True), table(1_000, 3, law=True))

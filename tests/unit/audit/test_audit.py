@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -15,6 +16,7 @@ from tabveil.audit import audit, notes, registry
 from tabveil.audit.base import AuditInput
 from tabveil.columns import Integer
 from tabveil.errors import DataError, UsageError
+from tabveil.records import Finding
 from tabveil.schema import Schema
 
 SCHEMA = Schema(columns=(Integer(name="a", low=0, high=999), Integer(name="b", low=0, high=9)))
@@ -101,3 +103,18 @@ def test_random_state_chooses_rows_whatever_their_order() -> None:
     assert chosen[0] == chosen[1]
     assert chosen[0] != chosen[2]
     assert chosen[3] not in (chosen[0], chosen[2])
+
+
+def test_a_random_state_of_numpy_is_a_whole_number_in_findings() -> None:
+    given = {"train": FRAME, "holdout": OTHER, "schema": SCHEMA, "auditors": ["copies"]}
+    (found,) = audit(FRAME, **given, random_state=np.int64(3))
+    assert found == audit(FRAME, **given, random_state=3)[0]
+    assert Finding.from_json(found.to_json()) == found
+
+
+def test_rows_that_occur_once_in_both_real_tables() -> None:
+    train, holdout = FRAME.iloc[[0, 1, 1, 2]], pd.concat([FRAME.iloc[[2]], OTHER.iloc[[0, 0, 1]]])
+    data = AuditInput(synthetic=FRAME, train=train, holdout=holdout, schema=SCHEMA)
+    assert {role: rows.tolist() for role, rows in data.once.items()} == {"train": [0], "holdout": [3]}
+    alone = AuditInput(synthetic=FRAME, train=train, holdout=None, schema=SCHEMA)
+    assert {role: rows.tolist() for role, rows in alone.once.items()} == {"train": [0, 3]}

@@ -116,12 +116,19 @@ def test_wp29_copies_and_membership_count_against_only() -> None:
     assert {j.outcome for j in judge(load("wp29"), findings=bad) if j.auditor != "anonymeter"} == {"not met"}
 
 
-def test_the_strict_profile_counts_an_area_against_only() -> None:
-    areas = [found(h, 100_000, auditor="membership", name="told (area under the ROC curve)") for h in (50_000, 60_000)]
-    asked = "training rows are not told from others"
-    judged = [j for area in areas for j in judge(load("strict-internal"), findings=[area]) if j.requirement == asked]
-    outcomes = [j.outcome for j in judged]
-    assert outcomes == ["not answered", "not met"]
+@pytest.mark.parametrize("auditor", ["membership", "mia_marginal"])
+def test_the_strict_profile_counts_an_area_against_only(auditor: str) -> None:
+    areas = [found(h, 100_000, auditor=auditor, name="told (area under the ROC curve)") for h in (50_000, 60_000)]
+    judged = [j for area in areas for j in judge(load("strict-internal"), findings=[area]) if j.value is not None]
+    assert [(j.auditor, j.outcome) for j in judged] == [(auditor, "not answered"), (auditor, "not met")]
+
+
+@pytest.mark.parametrize("auditor", ["membership", "mia_marginal"])
+def test_the_strict_profile_asks_for_few_false_alarms(auditor: str) -> None:
+    name = "training rows recognised at 1% false alarms (true positive rate): random rows"
+    rates = [found(h, 1_000, baseline=0.01, auditor=auditor, name=name) for h in (10, 300)]
+    judged = [j for rate in rates for j in judge(load("strict-internal"), findings=[rate]) if j.value is not None]
+    assert [(j.auditor, j.outcome) for j in judged] == [(auditor, "met"), (auditor, "not met")]
 
 
 def test_a_real_audit_meets_the_names_that_profiles_ask_for() -> None:
@@ -193,7 +200,10 @@ def test_a_leak_within_the_limit_is_told() -> None:
 def test_what_is_no_share_beside_guessing_is_not_judged(changed: dict[str, Any]) -> None:
     """The line is drawn between the baseline and 1: above a baseline of 3 it would fall below it."""
     other = replace(found(900, 1000), **changed)
-    assert one(ATTACKED, findings=[other]).outcome == "not answered"
+    alone = one(ATTACKED, findings=[other])
+    assert (alone.outcome, alone.value) == ("not answered", None)
+    assert "beside a claim, or no share" in alone.sentence
+    assert "`refit`" in one({**ATTACKED, "auditor": "shadow"}).sentence
     assert one(ATTACKED, findings=[other, found(500, 1000)]).outcome == "met"
 
 

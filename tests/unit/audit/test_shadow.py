@@ -155,6 +155,9 @@ def test_a_broken_promise_is_told() -> None:
     assert (bound.baseline, beyond(bound)) == (0.5, True)
     assert "the promise is broken" in bound.verdict
     assert "contradict the 9 that is promised" in small().compute(given(leaky, promise=(9.0, 1e-5)))[1].verdict
+    quiet = small().compute(given(blind, promise=(0.5, 1e-5)))[1]
+    assert quiet.interval[0] == 0
+    assert "rule out no epsilon and do not contradict" in quiet.verdict
     assert "would be a false promise" in small().compute(given(leaky))[1].verdict
 
 
@@ -295,6 +298,17 @@ def test_fits_of_another_audit_are_not_taken(tmp_path: Path, monkeypatch: pytest
     assert len(other.seeds) == 2 * FEWEST_FITS
 
 
+def test_fits_of_rows_with_other_owners_are_not_taken(tmp_path: Path) -> None:
+    """How many of a person's rows a fit keeps, and with it every table, depends on whose rows they are."""
+    schema = Schema(columns=(Identifier(name="who"), *SCHEMA.columns), privacy_unit="who", max_rows_per_unit=3)
+    for owners in ([f"p{i}" for i in range(61)], [*["p0"] * 60, "p60"], [*range(60), 60.0]):
+        noting, train = Noting(), TRAIN.assign(who=pd.Series(owners, dtype=object))
+        data = AuditInput(synthetic=train, train=train, holdout=None, schema=schema, refit=noting, store=tmp_path)
+        small(rows=60).compute(data)
+        # The last are the first again, under other names.
+        assert len(noting.seeds) == (0 if 60.0 in owners else 2 * FEWEST_FITS)
+
+
 def test_what_is_kept_has_no_cell(tmp_path: Path) -> None:
     small().compute(given(Noting(), store=tmp_path))
     (file,) = tmp_path.iterdir()
@@ -384,15 +398,19 @@ def test_a_difference_is_found_wherever_it_is(where: str) -> None:
 
 
 def test_rows_without_a_name_are_one_unit_and_leave_together() -> None:
-    """A nameless target takes all nameless rows out of D, a named one its own unit's and no nameless row."""
+    """A nameless target takes all nameless rows out of D, a named one its own unit's and no nameless row. An empty
+    text is no name, as in fits.
+    """
     rows = 60
-    train = pd.DataFrame({"n": range(rows), "who": [None if i % 3 == 0 else f"p{i}" for i in range(rows)]})
+    nobody = [None, "", np.nan]
+    train = pd.DataFrame(
+        {"n": range(rows), "who": [nobody[i % 9 // 3] if i % 3 == 0 else f"p{i}" for i in range(rows)]}
+    )
     schema = Schema(
         columns=(Identifier(name="who"), Integer(name="n", low=0, high=99)), privacy_unit="who", max_rows_per_unit=40
     )
     data = AuditInput(synthetic=train, train=train, holdout=None, schema=schema, refit=lambda frame, seed: frame)
     for seed in range(12):
         cast = Shadow(targets=["random"], fits=16, rows=60)._cast(replace(data, random_state=seed))
-        left = train.iloc[cast.base]["who"]
-        nameless = bool(train.iloc[cast.targets]["who"].isna().any())
-        assert left.isna().sum() == (0 if nameless else 20)
+        left, asked = (train.iloc[rows]["who"].fillna("").eq("") for rows in (cast.base, cast.targets))
+        assert left.sum() == (0 if asked.any() else 20)

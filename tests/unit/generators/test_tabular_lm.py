@@ -21,8 +21,9 @@ from tabveil.conformance import account, fitted, mixed_schema, mixed_table  # no
 from tabveil.errors import UsageError  # noqa: E402
 from tabveil.generators._conditionals import Attention, Conditionals, Orders, Part, Perceptrons, Wide  # noqa: E402
 from tabveil.generators.base import Generator, create, load  # noqa: E402
-from tabveil.generators.tabular_lm import Likelihood, TabularLM, steps_for  # noqa: E402
+from tabveil.generators.tabular_lm import Likelihood, TabularLM, flat, steps_for  # noqa: E402
 from tabveil.schema import Schema  # noqa: E402
+from tabveil.spelling import Written  # noqa: E402
 
 SIZES = (4, 2, 7, 3)
 SHARES = torch.cat([torch.softmax(torch.randn(n, generator=torch.Generator().manual_seed(n)), 0) for n in SIZES])
@@ -177,12 +178,13 @@ def test_it_learns_what_columns_say_of_each_other(epsilon: float, options: dict[
 
 def test_orders_of_a_row_are_averaged_and_clipped_as_one() -> None:
     counted = plain(50, steps=1)._counted
-    net = Conditionals(counted.sizes, {"wide": Wide(counted.sizes, counted.flat, biased=True)})
+    written = Written.of(counted.axes, counted.shares)
+    net = Conditionals(written.sizes, {"wide": Wide(written.sizes, flat(written), biased=True)})
     for p in net.parameters():
         torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(0))
     orders = Orders((1, 2, 0), 1.0, 0.0)
     codes = np.array([[0, 0, 1], [1, 2, 8], [0, 0, 3], [1, 1, 8]])
-    thrice, once = (Likelihood(counted, net, orders, averaged=n) for n in (3, 1))
+    thrice, once = (Likelihood(written, net, orders, averaged=n) for n in (3, 1))
     torch.manual_seed(5)
     singly = [once(torch.from_numpy(codes)) for _ in range(3)]
     torch.manual_seed(5)

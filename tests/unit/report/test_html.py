@@ -168,6 +168,23 @@ def test_attacks_are_drawn_and_told(report: Build) -> None:
     assert told in page
 
 
+@pytest.mark.parametrize(
+    ("low", "ceiling", "outcome"), [(1.5, 2.5, "contradicted"), (0.2, 2.5, "not contradicted"), (0, 0, "not answered")]
+)
+def test_what_is_claimed_is_judged_in_words_and_not_drawn(
+    report: Build, low: float, ceiling: float, outcome: str
+) -> None:
+    numbers = (2.0, (low, math.inf), 0.95, 1.0, 0.3, ceiling, "Told so.")
+    document = report(findings=(Finding("shadow", "what one row changes", *numbers, baseline_of="claim"),))
+    assert _audit.intervals(document["findings"]) is None
+    page = Report(document).html()
+    assert "Is what is claimed contradicted?" in page
+    assert re.findall(r'<span class="outcome [a-z-]+">([a-z ]+)</span></p><p class="small">Told so', page) == [outcome]
+    assert '<br><span class="soft small">claimed</span>' in page
+    assert "1 (claimed)" in Report(document).markdown()
+    assert "Is what is claimed contradicted?" not in Report(report()).html()
+
+
 def test_an_older_report_without_an_audit_is_shown(report: Build) -> None:
     document = report()
     del document["measurements"], document["judgements"]
