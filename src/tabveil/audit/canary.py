@@ -286,7 +286,7 @@ def audit_canaries(
     """
     if canaries < 16 or not math.isfinite(generator.epsilon):
         raise UsageError("An audit needs a private generator and 16 canaries or more.")
-    seed = int(np.random.SeedSequence().generate_state(1)[0]) if random_state is None else random_state
+    seed = int(np.random.SeedSequence().generate_state(1)[0]) if random_state is None else int(random_state)
     seen = one_run(generator, canaries=canaries, coins=np.random.Generator(np.random.SFC64(seed)))
     guesses = 2 * max(4, canaries // GUESSED)
     blind = seen.right(np.roll(seen.heard, canaries // 2), guesses)
