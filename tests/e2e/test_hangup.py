@@ -37,6 +37,14 @@ cli.main()
 """
 
 
+@pytest.fixture(autouse=True)
+def not_under_nohup() -> Iterator[None]:
+    """What is started inherits a signal that is ignored: these tests may themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @contextlib.contextmanager
 def in_a_terminal(
     command: list[str], *, cwd: Path, settings: Mapping[str, str]
