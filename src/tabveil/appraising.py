@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from tabveil import auditing, measuring
-from tabveil.audit.base import AuditInput, untold
+from tabveil.audit.base import AuditInput, Tell, untold
 from tabveil.errors import UsageError
 from tabveil.generators import generators
 from tabveil.generators.base import Generator, Progress, whole
@@ -149,20 +149,7 @@ def audit(
     """
     check_seed(random_state)
     asked = _asked(synthetic, schema, refit=refit)
-    rng = np.random.default_rng(random_state)
-    tables = (None if t is None else measuring.frame_of(t, rng) for t in (asked.rows, train, holdout, population))
-    rows, real, held, everybody = tables
-    data = AuditInput(
-        synthetic=rows,
-        train=real,
-        holdout=held,
-        schema=asked.schema,
-        random_state=random_state,
-        population=everybody,
-        refit=asked.refit,
-        promise=None if asked.refit is None else asked.refit.promise,
-        tell=progress or untold,
-    )
+    data = asked.beside((train, holdout, population), random_state, tell=progress or untold)
     parts = None if store is None else Path(store)
     about = {"manifest_sha256": asked.manifest}
     found = auditing.conduct(data, auditors=auditors, profiles=profiles, store=parts, about=about)
@@ -185,6 +172,24 @@ class _Asked:
     schema: Schema
     refit: Refitting | None = None
     manifest: str | None = None
+
+    def beside(self, tables: tuple[Any, Any, Any], random_state: int | None, *, tell: Tell) -> AuditInput:
+        """All that an audit is given, `tables` being the training rows, the holdout and the population, or None."""
+        rng = np.random.default_rng(random_state)
+        rows, train, holdout, population = (
+            None if t is None else measuring.frame_of(t, rng) for t in (self.rows, *tables)
+        )
+        return AuditInput(
+            synthetic=rows,
+            train=train,
+            holdout=holdout,
+            schema=self.schema,
+            random_state=random_state,
+            population=population,
+            refit=self.refit,
+            promise=None if self.refit is None else self.refit.promise,
+            tell=tell,
+        )
 
 
 def _asked(synthetic: Any, schema: Schema | str | os.PathLike[str] | None, *, refit: bool) -> _Asked:

@@ -331,31 +331,30 @@ def per_attack(measured: Measured, question: Question) -> dict[str, Finding]:
     """Each attack's answer to one of QUESTIONS, with an interval that holds for all attacks at once."""
     outcomes, control = measured.attack[question.whom], measured.control[question.whom]
     return {
-        attack: replace(
-            _answer(question, outcome, control[attack], attacks=len(outcomes)),
-            auditor=measured.told.auditor,
-            threat_model=measured.told.threat_model,
-            targets=_targets_said(question, outcome, measured.copies),
-            seed=measured.told.seed,
-            cost=measured.told.cost,
-        )
+        attack: _answer(question, (outcome, control[attack]), measured, attacks=len(outcomes))
         for attack, outcome in outcomes.items()
     }
 
 
-def _answer(question: Question, outcome: Outcome, control: Outcome, *, attacks: int) -> Finding:
+def _answer(question: Question, outcomes: tuple[Outcome, Outcome], measured: Measured, *, attacks: int) -> Finding:
+    outcome, control = outcomes
     got, guessing = question.counts(outcome)
-    answer = finding(
-        auditor="",
+    alarms, recognised = outcome.curve if question.alarms is None else ((), ())
+    return finding(
+        auditor=measured.told.auditor,
         name=question.name,
         attack=got,
         baseline=guessing,
         control=question.counts(control)[0],
         confidence=1 - (1 - CONFIDENCE) / attacks,
         verdict="",
+        threat_model=measured.told.threat_model,
+        targets=_targets_said(question, outcome, measured.copies),
+        seed=measured.told.seed,
+        cost=measured.told.cost,
+        false_alarms=alarms,
+        recognised=recognised,
     )
-    alarms, recognised = outcome.curve if question.alarms is None else ((), ())
-    return replace(answer, false_alarms=alarms, recognised=recognised)
 
 
 def _targets_said(question: Question, outcome: Outcome, copies: Count) -> str:

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -303,19 +303,15 @@ def _seed(data: AuditInput) -> int:
 
 def _found(data: AuditInput, attack: _Attack, said: Mapping[str, Any], *, confidence: float) -> Finding:
     tried, control = Count(said["train"], said["tries"]), Count(said["holdout"], said["tries"])
-    found = finding(
+    people = _people(data)[0 if attack.asked["kind"] == "singling out" else 1]
+    return finding(
         auditor=NAME,
         name=attack.name,
         attack=tried,
         baseline=control,
         control=control,
         confidence=confidence,
-        verdict="",
-    )
-    people = _people(data)[0 if attack.asked["kind"] == "singling out" else 1]
-    return replace(
-        found,
-        verdict=_verdict(found, said),
+        verdict=lambda found: _verdict(found, said),
         threat_model=attack.threat,
         targets=f"{people:,} training and {people:,} held-out rows",
         seed=data.random_state,

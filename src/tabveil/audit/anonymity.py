@@ -22,7 +22,7 @@ a combination is missing would then tell who was in the table (Ganev and De Cris
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -118,18 +118,13 @@ class Anonymity(Auditor):
             baseline=control,
             control=control,
             confidence=1 - ALPHA,
-            verdict="",
+            verdict=lambda found: _verdict(found, attack, control),
+            threat_model=_THREAT,
+            targets=f"{attack.tries:,} training and {control.tries:,} held-out rows that are unique in them",
+            seed=data.random_state,
+            cost=f"a comparison with {len(data.synthetic):,} synthetic rows, no fit",
         )
-        return [
-            replace(
-                found,
-                verdict=_verdict(found, attack, control),
-                threat_model=_THREAT,
-                targets=f"{attack.tries:,} training and {control.tries:,} held-out rows that are unique in them",
-                seed=data.random_state,
-                cost=f"a comparison with {len(data.synthetic):,} synthetic rows, no fit",
-            )
-        ]
+        return [found]
 
     def measure(self, data: AuditInput) -> list[Measurement]:
         """Every measure of the real and the synthetic table, and of one against the other; of tables that have rows."""

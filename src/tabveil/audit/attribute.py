@@ -18,7 +18,6 @@ bounds nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -73,33 +72,28 @@ class Attribute(Auditor):
         """
         if self.why_not(data):
             return []
-        hidden, seen = secrets(data.schema), known(data.schema)
+        hidden = secrets(data.schema)
         counts = zip(hidden, *_guessed(data, hidden), strict=True)
-        found = [
-            self._found(c, attack, control, together=len(hidden), seen=seen)
+        return [
+            self._found(data, c, (attack, control), together=len(hidden))
             for c, attack, control in counts
             if attack.tries and control.tries
         ]
-        cost = f"guesses from {len(data.synthetic):,} synthetic rows, no fit"
-        return [replace(f, seed=data.random_state, cost=cost) for f in found]
 
-    def _found(
-        self, column: Column, attack: Count, control: Count, *, together: int, seen: Sequence[Column]
-    ) -> Finding:
-        found = finding(
+    def _found(self, data: AuditInput, column: Column, counts: tuple[Count, Count], *, together: int) -> Finding:
+        attack, control = counts
+        return finding(
             auditor=self.plugin_name(),
             name=f"{column.name!r} of people in the table guessed from their other columns",
             attack=attack,
             baseline=control,
             control=control,
             confidence=1 - ALPHA / together,
-            verdict="",
-        )
-        return replace(
-            found,
-            verdict=_verdict(found, column, attack, control),
-            threat_model=_threat(seen),
+            verdict=lambda found: _verdict(found, column, attack, control),
+            threat_model=_threat(known(data.schema)),
             targets=f"{attack.tries:,} training and {control.tries:,} held-out rows that occur once",
+            seed=data.random_state,
+            cost=f"guesses from {len(data.synthetic):,} synthetic rows, no fit",
         )
 
 

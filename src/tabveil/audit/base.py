@@ -27,10 +27,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tabveil.columns import Column
-from tabveil.encoding import INVALID, Codes, numbered, parse, size, texts_of
+from tabveil.encoding import INVALID, Codes, numbered, parse, size
 from tabveil.errors import UsageError
 from tabveil.records import Finding, Measurement
 from tabveil.schema import Schema
+from tabveil.units import units_of
 
 ALPHA = 0.05
 """Chance that an auditor's findings, all taken together, say too much; shared out evenly among them."""
@@ -146,7 +147,7 @@ class AuditInput:
         unit, frame = self.schema.privacy_unit, self._frames[role]
         if unit is None or unit not in frame:
             return None
-        return numbered(texts_of(frame[unit]).fillna("").to_numpy(dtype=object))[0]
+        return numbered(units_of(frame[unit]))[0]
 
     def shuffled(self, role: str, rows: NDArray[np.int64], *, purpose: str) -> NDArray[np.int64]:
         """The positions `rows` of the table `role`, in an order that depends on the rows' content and on `purpose`.

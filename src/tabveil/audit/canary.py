@@ -374,6 +374,7 @@ class Canary(Auditor):
         counted = out[::2] @ weights
         blind = told_apart(counted[::2], counted[1::2])
         bound = epsilon_of_counts(hits, alarms, confidence=1 - ALPHA, method="accuracy")
+        wrong = f"a claim of pure epsilon below {bound.low:.3g} would be wrong"
         found = finding(
             auditor=AUDITOR,
             name="which of two worst-case neighbours a fit had",
@@ -382,14 +383,14 @@ class Canary(Auditor):
             control=blind[0] + blind[1].misses,
             confidence=1 - ALPHA,
             verdict=f"Of {hits.tries + alarms.tries} fits {hits.hits + alarms.misses.hits} were told apart: "
-            + (
-                f"a claim of pure epsilon below {bound.low:.3g} would be wrong."
-                if bound.low
-                else "no claim is contradicted."
-            ),
+            f"{wrong if bound.low else 'no claim is contradicted'}.",
+            threat_model=BLACK,
+            targets=TARGET,
+            seed=data.random_state,
+            cost=f"{2 * REFITS} fits",
+            baseline_of="guessing" if data.promise is None else "claim",
         )
-        told = replace(found, threat_model=BLACK, targets=TARGET, seed=data.random_state, cost=f"{2 * REFITS} fits")
-        return [told if data.promise is None else replace(told, baseline_of="claim")]
+        return [found]
 
 
 def _allowed(promise: tuple[float, float] | None) -> float:

@@ -12,7 +12,6 @@ Privacy: reads real rows outside any budget, by way of their likelihoods. The fi
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -44,19 +43,19 @@ def likelihood_gap(train: Floats, holdout: Floats, *, random_state: int | None =
     rng = np.random.Generator(np.random.SFC64(random_state))
     members, outsiders = (rng.permutation(s) for s in sides)
     half = len(outsiders) // 2
-    found = finding(
+    means = _means(*sides)
+
+    def verdict(found: Finding) -> str:
+        said = "are" if beyond(found) else "were not found to be"
+        return f"Training rows {said} likelier than held-out ones beyond chance; {means}; no bound on epsilon."
+
+    return finding(
         auditor="likelihood",
         name="training rows likelier under the model than held-out rows (area under the ROC curve)",
         attack=_likelier(members, outsiders, rng),
         baseline=0.5,
         control=_likelier(outsiders[:half], outsiders[half:], rng),
         confidence=1 - ALPHA,
-        verdict="",
-    )
-    said = "are" if beyond(found) else "were not found to be"
-    verdict = f"Training rows {said} likelier than held-out ones beyond chance; {_means(*sides)}; no bound on epsilon."
-    return replace(
-        found,
         verdict=verdict,
         threat_model="White box: the auditor has the model and some rows, and wants to know which it was fitted to.",
         targets=f"{len(members):,} training and {len(outsiders):,} held-out rows",

@@ -13,6 +13,10 @@ Privacy: sees counts and scores, never a row. Counts of real rows are INTERNAL, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 from tabveil.audit._counts import Count, Risk, above, ceiling, interval, risk, wilson
 from tabveil.audit._curves import (
     SHARES,
@@ -64,7 +68,15 @@ __all__ = [
 
 
 def finding(
-    *, auditor: str, name: str, attack: Count, baseline: float | Count, control: Count, confidence: float, verdict: str
+    *,
+    auditor: str,
+    name: str,
+    attack: Count,
+    baseline: float | Count,
+    control: Count,
+    confidence: float,
+    verdict: str | Callable[[Finding], str],
+    **about: Any,
 ) -> Finding:
     """The finding that such counts make.
 
@@ -76,9 +88,10 @@ def finding(
       control: how often it worked on people who were not in the table.
       confidence: of the interval. Where the truth is the baseline's, `beyond` errs with a chance of at most
         1 - confidence.
-      verdict: one sentence.
+      verdict: one sentence, or what makes it of the finding's numbers.
+      about: further fields of `Finding`: threat_model, targets, seed, cost.
     """
-    return Finding(
+    found = Finding(
         auditor=auditor,
         name=name,
         value=attack.rate,
@@ -87,9 +100,11 @@ def finding(
         baseline=interval(baseline, confidence)[1] if isinstance(baseline, Count) else baseline,
         control=control.rate,
         ceiling=ceiling(attack.tries, confidence),
-        verdict=verdict,
+        verdict=verdict if isinstance(verdict, str) else "",
         internal=True,
+        **about,
     )
+    return found if isinstance(verdict, str) else replace(found, verdict=verdict(found))
 
 
 def beyond(found: Finding) -> bool:

@@ -103,7 +103,12 @@ class Counted:
     @property
     def flat(self) -> Tensor:
         """Shares of all cells side by side, shape (cells,), none below LEAST_SHARE."""
-        return torch.from_numpy(np.concatenate(self.shares)).float().clamp(min=LEAST_SHARE)
+        return flat(self.shares)
+
+
+def flat(shares: Sequence[Floats]) -> Tensor:
+    """Shares of several columns' cells side by side, shape (cells,), none below LEAST_SHARE."""
+    return torch.from_numpy(np.concatenate(shares)).float().clamp(min=LEAST_SHARE)
 
 
 class Cells(nn.Module):

@@ -42,14 +42,14 @@ from tabveil.domains import brief, in_weeks, settled
 from tabveil.encoding import Axis, Floats, encode_present
 from tabveil.errors import UsageError
 from tabveil.generators._conditionals import HEADS, Attention, Conditionals, Orders, Part, Perceptrons, Wide, Within
-from tabveil.generators._deep import LEAST_SHARE, TRAINING, Cells, Counted, DeepGenerator, between
+from tabveil.generators._deep import TRAINING, Counted, DeepGenerator, between, flat
+from tabveil.generators._likelihood import Likelihood
 from tabveil.generators._marginals import MarginalGenerator
 from tabveil.generators.base import Form, Plan, Progress, check_subset, create, whole
 from tabveil.mechanisms import PrivateRows
 from tabveil.schema import Schema
 from tabveil.sgd import Average, Course, Descent, Schedule, warm_up
 from tabveil.spelling import Written, calendar_axes, calendar_parts, raked
-from tabveil.token_rows import Spelled
 
 Tensor = torch.Tensor
 
@@ -104,42 +104,6 @@ BATCH = 500
 
 CALENDAR_SHARE = 0.08
 """For weekdays and hours beside a marginal model: part of the budget that the model leaves."""
-
-
-class Tokens(nn.Module):
-    """Codes, shape (rows, columns as schema.modelled) -> tokens, shape (rows, tokens), each row by itself."""
-
-    def __init__(self, written: Written) -> None:
-        super().__init__()
-        self.cells, self.spelled = Cells(written.axes), Spelled(written.spellings)
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """By axes that are charged or public."""
-        found: Tensor = self.spelled(self.cells(codes))
-        return found
-
-
-class Likelihood(nn.Module):
-    """Codes, shape (rows, columns as schema.modelled) -> negative log-likelihood of each row in orders of its own.
-
-    Privacy: however many orders are averaged, a row has one loss and one gradient, which is clipped as one.
-
-    Args:
-      written: how the columns are read.
-      net: gives every column's distribution.
-      orders: that rows are read in.
-      averaged: how many of a row's, drawn anew each, from 1.
-    """
-
-    def __init__(self, written: Written, net: Conditionals, orders: Orders, *, averaged: int = 1) -> None:
-        super().__init__()
-        self.tokens, self.net, self.orders, self.averaged = Tokens(written), net, orders, averaged
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """Shape (rows,)."""
-        cells = self.tokens(codes)
-        losses = [self.net(cells, self.orders.known(len(cells), cells.device)) for _ in range(self.averaged)]
-        return torch.stack(losses).mean(0)
 
 
 class TabularLM(DeepGenerator):
@@ -389,15 +353,15 @@ class TabularLM(DeepGenerator):
         """The hidden layers."""
         ordered = written.ordered if self._parted and math.isinf(self.epsilon) else ()
         if self.size == "full":
-            return Attention(written.sizes, flat(written), self._hidden, self.layers, ordered)
-        return Perceptrons(written.sizes, flat(written), self._hidden, ordered)
+            return Attention(written.sizes, flat(written.margins), self._hidden, self.layers, ordered)
+        return Perceptrons(written.sizes, flat(written.margins), self._hidden, ordered)
 
     def _untrained(self, counted: Counted) -> Conditionals:
         parts, written = dict[str, Part](), self._written(counted)
         if self._share or math.isinf(self.epsilon):
             parts["deep"] = self._part(written)
         if self._trains and math.isfinite(self.epsilon):
-            parts["wide"] = Wide(written.sizes, flat(written), biased=not parts)
+            parts["wide"] = Wide(written.sizes, flat(written.margins), biased=not parts)
         within = Within(written.spellings, written.shares) if written.columns else None
         return Conditionals(written.sizes, parts, within)
 
@@ -505,11 +469,6 @@ class TabularLM(DeepGenerator):
 def calendar_label(column: Column, part: str) -> str:
     """Label of a histogram of the column's weekdays, or of its hours."""
     return f"{part} of {brief(column)}"
-
-
-def flat(written: Written) -> Tensor:
-    """Shares of all tokens' values side by side, shape (values,), none below LEAST_SHARE."""
-    return torch.from_numpy(np.concatenate(written.margins)).float().clamp(min=LEAST_SHARE)
 
 
 def steps_for(epsilon: float) -> int:

@@ -20,8 +20,10 @@ from tabveil.columns import Categorical, Integer  # noqa: E402
 from tabveil.conformance import account, fitted, mixed_schema, mixed_table  # noqa: E402
 from tabveil.errors import UsageError  # noqa: E402
 from tabveil.generators._conditionals import Attention, Conditionals, Orders, Part, Perceptrons, Wide  # noqa: E402
+from tabveil.generators._deep import flat  # noqa: E402
+from tabveil.generators._likelihood import Likelihood  # noqa: E402
 from tabveil.generators.base import Generator, create, load  # noqa: E402
-from tabveil.generators.tabular_lm import Likelihood, TabularLM, flat, steps_for  # noqa: E402
+from tabveil.generators.tabular_lm import TabularLM, steps_for  # noqa: E402
 from tabveil.schema import Schema  # noqa: E402
 from tabveil.spelling import Written  # noqa: E402
 
@@ -179,7 +181,7 @@ def test_it_learns_what_columns_say_of_each_other(epsilon: float, options: dict[
 def test_orders_of_a_row_are_averaged_and_clipped_as_one() -> None:
     counted = plain(50, steps=1)._counted
     written = Written.of(counted.axes, counted.shares)
-    net = Conditionals(written.sizes, {"wide": Wide(written.sizes, flat(written), biased=True)})
+    net = Conditionals(written.sizes, {"wide": Wide(written.sizes, flat(written.margins), biased=True)})
     for p in net.parameters():
         torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(0))
     orders = Orders((1, 2, 0), 1.0, 0.0)
